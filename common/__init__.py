@@ -1,0 +1,1 @@
+"""What all papers share: models, data, training, results. Never imports a paper."""

@@ -1,0 +1,67 @@
+"""What all entry points share: one-line errors, and how paths are found."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import TrainingError, UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with an error of one line and help that names the defaults."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def entry_point(main: Callable[[], None]) -> Callable[[], None]:
+    """Turn exceptions into exit codes: 2 and one line for bad input, 1 for training that failed, 130 when stopped."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            main()
+        except UserError as error:
+            _leave(f"error: {error}", 2)
+        except TrainingError as error:
+            _leave(f"error: {error}", 1)
+        except KeyboardInterrupt:
+            _leave("stopped; the same command with --resume goes on from the last finished epoch", 130)
+        except BrokenPipeError:
+            os._exit(141)  # the reader of our output has gone; nothing can be said any more
+
+    return run
+
+
+def _stop(signal_number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # one process of a distributed run speaks for all
+        print(" ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def find_path(path: str | Path, paper: str) -> Path:
+    """Resolve a published path: against the working directory, then the paper's directory, then the repository root.
+
+    Returns:
+        The first that exists; where none does, the one in the working directory.
+    """
+    candidates = [Path.cwd() / path, REPOSITORY / paper / path, REPOSITORY / path]
+    return next((c for c in candidates if c.exists()), candidates[0])

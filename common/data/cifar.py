@@ -1,0 +1,146 @@
+"""CIFAR-10 and CIFAR-100 in their published "python version" (Krizhevsky, 2009)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from common.data.datasets import Dataset, ImageArrays
+from common.data.download import fetch_archive
+from common.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Release:
+    """One published archive: where it is, what it unpacks to, and the MD5 of each file in it."""
+
+    url: str
+    md5: str
+    folder: str
+    train: dict[str, str]
+    test: dict[str, str]
+    meta: str
+    label_key: str
+    names_key: str
+
+
+_RELEASES = {
+    "cifar100": _Release(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        folder="cifar-100-python",
+        train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+        test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        meta="meta",
+        label_key="fine_labels",
+        names_key="fine_label_names",
+    ),
+    "cifar10": _Release(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        folder="cifar-10-batches-py",
+        train={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
+        test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+        meta="batches.meta",
+        label_key="labels",
+        names_key="label_names",
+    ),
+}
+
+
+def load(name: str, root: Path, *, download: bool = True) -> Dataset:
+    """Read `cifar10` or `cifar100` below `root`; fetch it when absent and `download`.
+
+    Raises:
+        UserError: files absent, truncated, or not in CIFAR's layout.
+    """
+    release = _RELEASES[name]
+    folder = root / release.folder
+    if not folder.is_dir():
+        fetch_archive(release.url, release.md5, root, release.folder, name, download=download)
+    digests = {}
+    parts = {}
+    for part, files in (("train", release.train), ("test", release.test)):
+        pixels, targets = [], []
+        for file in files:
+            content = _read_bytes(folder / file)
+            digests[file] = hashlib.md5(content).hexdigest()
+            images, labels = _decode(folder / file, content, release.label_key)
+            pixels.append(images)
+            targets.append(labels)
+        parts[part] = ImageArrays(np.concatenate(pixels), np.concatenate(targets))
+    meta = _unpickle(folder / release.meta, _read_bytes(folder / release.meta))
+    if not isinstance(meta, dict) or not isinstance(meta.get(release.names_key), list):
+        raise UserError(f"{folder / release.meta}: no list '{release.names_key}'; delete {folder} and fetch it again")
+    classes = tuple(meta[release.names_key])
+    for part in parts.values():
+        if len(part) and not (part.targets.min() >= 0 and part.targets.max() < len(classes)):
+            raise UserError(f"{folder}: a label outside the {len(classes)} classes that {release.meta} names")
+    return Dataset(name, parts["train"], parts["test"], classes, *_identity(folder, release, digests))
+
+
+def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple[str, str]:
+    """What the files are, in words, and their fingerprint."""
+    fingerprint = hashlib.md5("".join(digests[file] for file in sorted(digests)).encode()).hexdigest()
+    if digests == {**release.train, **release.test}:
+        return "published archive, checksums verified", fingerprint
+    if (folder / "generated.json").is_file():
+        return "generated set (common.data.synthetic), not the real data", fingerprint
+    return "other content in the published layout, not the published archive", fingerprint
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}): delete {path.parent} to have it fetched again, "
+            "or place the published files there"
+        ) from error
+
+
+def _decode(path: Path, content: bytes, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 32, 32, 3] and labels [n] of one batch file."""
+    batch = _unpickle(path, content)
+    data = batch.get("data") if isinstance(batch, dict) else None
+    labels = batch.get(label_key) if isinstance(batch, dict) else None
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise UserError(f"{path}: not a CIFAR file (no uint8 'data' of 3072 columns)")
+    if not isinstance(labels, list) or len(labels) != len(data):
+        raise UserError(f"{path}: not a CIFAR file ('{label_key}' does not have one label an image)")
+    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), np.asarray(labels, np.int64)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """CIFAR's files are pickles; this one builds arrays and plain containers and runs nothing else."""
+
+    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "_frombuffer", "scalar"})
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
+            # old files name modules that numpy 2 moved
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+
+
+def _unpickle(path: Path, content: bytes) -> object:
+    try:
+        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle can raise almost anything
+        raise UserError(
+            f"{path} is truncated or not a CIFAR file ({error}): delete {path.parent} and fetch it again"
+        ) from error

@@ -1,0 +1,47 @@
+"""Fetching published archives: progress, checksum, and nothing left behind that looks finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from common.errors import UserError
+
+
+def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, download: bool) -> None:
+    """Download an archive and unpack it to `root/folder`.
+
+    Args:
+        url, md5: of the archive.
+        root: directory of data sets.
+        folder: the directory that the archive holds.
+        name: how people call the data set.
+        download: False only says what is missing.
+
+    Raises:
+        UserError: not allowed, offline, or a wrong checksum.
+    """
+    advice = (
+        f"place the published {folder}/ there by hand (data/README.md says how), point --data-dir to it, "
+        "or write a generated stand-in with `python -m common.data.synthetic DEST`"
+    )
+    if not download:
+        raise UserError(f"{name} is not in {root}: {advice}")
+    from torchvision.datasets.utils import download_url, extract_archive
+
+    scratch = root / f".{folder}.unpacking"
+    archive = url.rpartition("/")[2]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        download_url(url, str(root), md5=md5)
+        shutil.rmtree(scratch, ignore_errors=True)
+        extract_archive(str(root / archive), str(scratch))
+        os.replace(scratch / folder, root / folder)
+    except (OSError, RuntimeError) as error:
+        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        raise UserError(
+            f"{name} is not in {root} and could not be downloaded from {url} ({reason}): {advice}"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

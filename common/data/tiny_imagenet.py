@@ -1,0 +1,51 @@
+"""Tiny-ImageNet-200 in its published layout (Stanford CS231N): 64 x 64 JPEGs, classes of the validation images in a
+text file. As in the literature, the published validation part serves as the test set (test labels are not public)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common.data.datasets import Dataset, ImageArrays
+from common.data.download import fetch_archive
+from common.data.image_folder import decode, fingerprint
+from common.errors import UserError
+
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
+FOLDER = "tiny-imagenet-200"
+PUBLISHED_COUNTS = (200, 100_000, 10_000)  # classes, training images, validation images
+
+
+def load(root: Path, *, download: bool = True) -> Dataset:
+    """Read Tiny-ImageNet below `root`; fetch it when absent and `download`.
+
+    Raises:
+        UserError: files absent or not in the published layout.
+    """
+    folder = root / FOLDER
+    if not folder.is_dir():
+        fetch_archive(URL, MD5, root, FOLDER, "tiny_imagenet", download=download)
+    try:
+        wnids = (folder / "wnids.txt").read_text().split()
+        words = dict(line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
+        annotations = [line.split("\t")[:2] for line in (folder / "val/val_annotations.txt").read_text().splitlines()]
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename}: {folder} is not Tiny-ImageNet in its published layout"
+        ) from error
+    number = {wnid: i for i, wnid in enumerate(wnids)}
+    train = [(file, number[w]) for w in wnids for file in sorted((folder / "train" / w / "images").glob("*.JPEG"))]
+    unknown = {wnid for _, wnid in annotations} - set(number)
+    if not train or unknown:
+        fault = f"validation classes {sorted(unknown)[:3]} are not in wnids.txt" if unknown else "no training images"
+        raise UserError(f"{folder}: {fault}")
+    test = [(folder / "val/images" / file, number[wnid]) for file, wnid in annotations]
+    published = (len(wnids), len(train), len(test)) == PUBLISHED_COUNTS
+    content = "published layout and counts" if published else "other content in the published layout"
+    if (folder / "generated.json").is_file():
+        content = "generated set (common.data.synthetic), not the real data"
+    parts = [ImageArrays(decode([f for f, _ in part], None), np.array([t for _, t in part])) for part in (train, test)]
+    names = tuple(words.get(wnid, wnid) for wnid in wnids)
+    return Dataset("tiny_imagenet", *parts, names, content, fingerprint(folder, [f for f, _ in train + test]))

@@ -1,0 +1,107 @@
+"""Published names to networks. The same word can mean different nets in different papers, hence the families."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from common.errors import UserError
+from common.models.network import Network
+
+# name -> "module:callable" below common.models; imported when asked for. The callable takes `num_classes` and returns
+# a Network.
+_TFKD = {
+    "alexnet": "alexnet:AlexNet",
+    "cnn": "plain_cnn:PlainCNN",
+    "densenet121": "densenet:densenet121",
+    "googlenet": "googlenet:GoogLeNet",
+    "mobilenet_v2": "mobilenet_v2:MobileNetV2",
+    "resnet18": "resnet:resnet18",
+    "resnet50": "resnet:resnet50",
+    "resnet101": "resnet:resnet101",
+    "resnet152": "resnet:resnet152",
+    "resnext29": "resnext:resnext29",
+    "shufflenet_v2": "shufflenet_v2:ShuffleNetV2",
+    "vgg19": "vgg_imagenet:vgg19",
+}
+
+
+def _same_name(module: str, *names: str) -> dict[str, str]:
+    return {name: f"{module}:{name}" for name in names}
+
+
+_MTKD_RL = {
+    **_same_name("cifar_resnet", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    **_same_name("cifar_resnet", "resnet8x4", "resnet8x4_double", "resnet32x4", "resnet110x2", "resnet20x4"),
+    "wrn_10_1": "wrn:mtkd_rl_wrn_10_1",
+    "wrn_10_2": "wrn:mtkd_rl_wrn_10_2",
+    "wrn_16_1": "wrn:mtkd_rl_wrn_16_1",
+    "wrn_16_2": "wrn:mtkd_rl_wrn_16_2",
+    "wrn_28_4": "wrn:mtkd_rl_wrn_28_4",
+    "wrn_40_1": "wrn:mtkd_rl_wrn_40_1",
+    "wrn_40_2": "wrn:mtkd_rl_wrn_40_2",
+    **_same_name("cifar_vgg", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "MobileNetV2": "cifar_mobilenet_v2:mobilenet_v2_full",
+    "ShuffleV1": "cifar_shufflenet_v1:ShuffleV1",
+    "ShuffleV2": "cifar_shufflenet_v2:mtkd_rl_shuffle_v2",
+    "ShuffleV2_0_5": "cifar_shufflenet_v2:mtkd_rl_shuffle_v2_half",
+    **_same_name("regnet", "RegNetX_200MF", "RegNetX_400MF", "RegNetY_400MF"),
+}
+
+_MDISTILLER = {
+    **_same_name("cifar_resnet", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    **_same_name("cifar_resnet", "resnet8x4", "resnet32x4"),
+    "wrn_16_1": "wrn:mdistiller_wrn_16_1",
+    "wrn_16_2": "wrn:mdistiller_wrn_16_2",
+    "wrn_40_1": "wrn:mdistiller_wrn_40_1",
+    "wrn_40_2": "wrn:mdistiller_wrn_40_2",
+    **_same_name("cifar_vgg", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "MobileNetV2": "cifar_mobilenet_v2:mobilenet_v2_half",
+    "ShuffleV1": "cifar_shufflenet_v1:ShuffleV1",
+    "ShuffleV2": "cifar_shufflenet_v2:mdistiller_shuffle_v2",
+    **_same_name("mdistiller", "ResNet18", "ResNet50"),
+    "tinyimagenet_ResNet18": "mdistiller:ResNet18",
+    "tinyimagenet_MobileNetV2": "mdistiller:TinyImageNetMobileNetV2",
+    "tinyimagenet_ShuffleV2": "cifar_shufflenet_v2:mdistiller_shuffle_v2",
+    "imagenet_ResNet18": "imagenet_resnet:ResNet18",
+    "imagenet_ResNet34": "imagenet_resnet:ResNet34",
+    "imagenet_ResNet50": "imagenet_resnet:ResNet50",
+    "imagenet_ResNet101": "imagenet_resnet:ResNet101",
+    "imagenet_MobileNetV1": "imagenet_mobilenet_v1:MobileNetV1",
+}
+
+FAMILIES: dict[str, dict[str, str]] = {"tfkd": _TFKD, "mtkd_rl": _MTKD_RL, "mdistiller": _MDISTILLER}
+
+
+def list_models(family: str = "mdistiller") -> list[str]:
+    """Published model names of a family.
+
+    Raises:
+        UserError: unknown family.
+    """
+    if family not in FAMILIES:
+        raise UserError(f"unknown model family '{family}': one of {', '.join(FAMILIES)}")
+    return sorted(FAMILIES[family])
+
+
+def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", **options: Any) -> Network:
+    """A freshly initialised network.
+
+    Args:
+        name: published name within the family.
+        num_classes: width of the classifier.
+        family: one of `FAMILIES`.
+        options: what single architectures take besides (`cnn`: `num_channels`, `dropout_rate`).
+
+    Raises:
+        UserError: unknown family or name; the nearest name is offered.
+    """
+    names = list_models(family)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+        raise UserError(f"unknown model '{name}' in family '{family}': {hint}")
+    module, _, attribute = FAMILIES[family][name].partition(":")
+    builder = getattr(importlib.import_module(f"common.models.{module}"), attribute)
+    return builder(num_classes=num_classes, **options)

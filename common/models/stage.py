@@ -1,0 +1,49 @@
+"""How features are gathered: what the networks that show maps before and after their activation share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def run_stage(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks that return their map before its ReLU, each feeding the next through one.
+
+    Returns:
+        The last block's map after ReLU and before it, both [N, C, H, W].
+    """
+    for block in blocks:
+        preact = block(x)
+        x = F.relu(preact)
+    return x, preact
+
+
+class Stage(nn.Sequential):
+    """`run_stage` over its children."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return run_stage(self, x)
+
+
+def run_pooled_stages(layers: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """A plain sequence of layers in which each stage ends with a ReLU and then max pooling.
+
+    Returns:
+        The final map, and of each stage the map after its last ReLU and before it (that is, ahead of the pooling).
+    """
+    stages, preacts = [], []
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            preact = x
+        elif isinstance(layer, nn.MaxPool2d):
+            stages.append(x)
+            preacts.append(preact)
+        x = layer(x)
+    return x, stages, preacts
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """Average over all positions: [N, C, H, W] -> [N, C]."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)

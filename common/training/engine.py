@@ -1,0 +1,347 @@
+"""The training loop. It asks nothing about the paper: a `Method` gives the losses, the loop does the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from common.data import Batch, Batches
+from common.errors import TrainingError, UserError
+from common.training.checkpoints import load_checkpoint, save_checkpoint
+from common.training.evaluation import evaluate
+from common.training.method import FrozenTeacher, Method, Step
+from common.training.runs import RunDirectory
+from common.training.runtime import Runtime, reduce_sum
+from common.training.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFiles:
+    """Where a run keeps its checkpoints, under its paper's published names.
+
+    Attributes:
+        last: after every epoch; what `--resume` reads.
+        best: at the best test accuracy so far, the latest of equals.
+        snapshots: file that keeps the student's weights -> number of finished epochs when it is written.
+    """
+
+    last: Path
+    best: Path
+    snapshots: dict[Path, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Accuracies:
+    """Test accuracy in percent under the three protocols of these papers.
+
+    Attributes:
+        last: after the last epoch.
+        best: the best over all epochs, chosen on the test set itself (what these papers report).
+        best_epoch: epoch of `best`, from 0, the latest of equals.
+        selected: of the epoch that the validation part chose; None without a validation part.
+        best_validation: the accuracy on the validation part that chose it.
+    """
+
+    last: float = math.nan
+    best: float = -math.inf
+    best_epoch: int = -1
+    selected: float | None = None
+    best_validation: float = -math.inf
+
+    def update(self, epoch: int, test: float, validation: float | None) -> bool:
+        """Take in one epoch; says whether it is the best on test."""
+        self.last = test
+        if validation is not None and validation >= self.best_validation:
+            self.selected, self.best_validation = test, validation
+        if test >= self.best:
+            self.best, self.best_epoch = test, epoch
+        return self.best_epoch == epoch
+
+
+class Trainer:
+    """Trains a method.
+
+    Args:
+        method: losses and student, not yet on the device.
+        make_optimizer: builds the optimiser from the trainable parameters.
+        schedule: learning rate by position.
+        epochs: how many to train.
+        train, test: batches of both parts.
+        validation: batches of a part cut from the training set, where there is one.
+        runtime: device, precision, processes.
+        files: where checkpoints go.
+        settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        schedule: Schedule,
+        epochs: int,
+        train: Batches,
+        test: Batches,
+        runtime: Runtime,
+        files: CheckpointFiles,
+        settings: dict[str, Any],
+        validation: Batches | None = None,
+    ) -> None:
+        self.method = method.to(runtime.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer([p for p in self.method.parameters() if p.requires_grad])
+        self.schedule, self.epochs = schedule, epochs
+        self.train, self.test, self.validation = train, test, validation
+        self.runtime, self.files, self.settings = runtime, files, settings
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.amp == "fp16")
+        self.accuracies = Accuracies()
+        self.first_epoch = 0
+        self.seconds = 0.0
+        self._forward: nn.Module = self.method
+        if runtime.compile:
+            self._forward = torch.compile(self.method)
+        if runtime.distributed:
+            # running statistics are averaged once an epoch instead of broadcast at every step
+            self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
+
+    def resume(self) -> bool:
+        """Go back to the state of the last checkpoint, if there is one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            UserError: a damaged checkpoint, or one of a run with other settings.
+        """
+        if not self.files.last.is_file():
+            return False
+        content = load_checkpoint(self.files.last, self.runtime.device)
+        state = content.get("training")
+        if not isinstance(state, dict):
+            raise UserError(
+                f"{self.files.last} was not written here and cannot be resumed exactly; start without --resume"
+            )
+        for key in {**self.settings, **state["settings"]}:
+            before, now = state["settings"].get(key), self.settings.get(key)
+            if before != now:
+                raise UserError(
+                    f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
+                    "or start again without --resume"
+                )
+        self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
+        self.optimizer.load_state_dict(content["optim_dict"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.accuracies = Accuracies(**state["accuracies"])
+        self.seconds = state["seconds"]
+        self.first_epoch = content["epoch"]
+        return True
+
+    def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        """Take the optimiser's state from a checkpoint and begin at epoch 0 all the same.
+
+        Raises:
+            UserError: there is none, or one of another optimiser or model.
+        """
+        try:
+            self.optimizer.load_state_dict(checkpoint["optim_dict"])
+        except (KeyError, ValueError) as error:
+            raise UserError("the restored checkpoint has no optimiser state that fits this model") from error
+
+    def _save(self, finished: int, is_best: bool) -> None:
+        """Write the checkpoints of `finished` epochs."""
+        frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
+        content = {
+            "epoch": finished,
+            "state_dict": self.method.student.state_dict(),
+            "optim_dict": self.optimizer.state_dict(),
+            "training": {
+                "weights": {k: v for k, v in self.method.state_dict().items() if not k.startswith(frozen)},
+                "scaler": self.scaler.state_dict(),
+                "accuracies": dataclasses.asdict(self.accuracies),
+                "seconds": self.seconds,
+                "settings": self.settings,
+            },
+        }
+        for file, moment in self.files.snapshots.items():
+            if finished == moment:
+                save_checkpoint({key: content[key] for key in ("epoch", "state_dict")}, file)
+        # `last` comes after all others: a run killed in between repeats this epoch and writes the same again
+        if is_best:
+            save_checkpoint(content, self.files.best)
+        save_checkpoint(content, self.files.last)
+
+    def fit(
+        self, run: RunDirectory | None, after_epoch: Callable[[dict[str, float], bool], None] | None = None
+    ) -> Accuracies:
+        """Train to the end.
+
+        Args:
+            run: receives records; None on all but the main process.
+            after_epoch: called on the main process with the test figures and whether they are the best so far.
+
+        Raises:
+            TrainingError: a loss that is not finite; checkpoints stay as they were after the last good epoch.
+        """
+        status, problem = "failed", None
+        try:
+            for epoch in range(self.first_epoch, self.epochs):
+                self._run_epoch(epoch, run, after_epoch)
+            status = "done"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        except Exception as error:
+            problem = str(error)
+            raise
+        finally:
+            if run is not None:
+                run.close(status, error=problem, **self._results())
+        return self.accuracies
+
+    def _results(self) -> dict[str, Any]:
+        """Figures for `run.json`, as far as training has come."""
+        a = self.accuracies
+        return {
+            "accuracy": None
+            if a.best_epoch < 0
+            else {
+                "last": a.last,
+                "best": a.best,
+                "best_epoch": a.best_epoch,
+                "selected_by_validation": a.selected,
+            },
+            "seconds": round(self.seconds, 2),
+        }
+
+    def _run_epoch(self, epoch: int, run: RunDirectory | None, after_epoch: Callable | None) -> None:
+        """Train one epoch, evaluate, record, save."""
+        # dropout, too, depends on the position alone
+        seeds = np.random.SeedSequence([self.runtime.seed, epoch, self.runtime.rank])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        started = time.perf_counter()
+        train = self._train_epoch(epoch, show_progress=run is not None)
+        training_seconds = time.perf_counter() - started
+        student = self.method.student
+        self._average_running_statistics(student)
+        test = evaluate(student, self.test, self.runtime)
+        validation = evaluate(student, self.validation, self.runtime) if self.validation is not None else None
+        is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
+        self.seconds += time.perf_counter() - started
+        if run is None:
+            return
+        rate = self.schedule(epoch, len(self.train) - 1, len(self.train))
+        run.log_epoch(
+            {
+                "epoch": epoch,
+                "learning_rate": rate,
+                **{f"train/{name}": value for name, value in train.items()},
+                **{f"test/{name}": value for name, value in test.items()},
+                **{f"validation/{name}": value for name, value in (validation or {}).items()},
+                "images_per_second": self.train.samples / training_seconds,
+            }
+        )
+        if after_epoch is not None:
+            after_epoch(test, is_best)
+        self._save(epoch + 1, is_best)
+        run.update(**self._results(), epochs_done=epoch + 1)
+        run.log(
+            f"epoch {epoch + 1}/{self.epochs}: rate {rate:.4g}, "
+            f"train loss {train['loss']:.4f} accuracy {train['accuracy']:.2f}, "
+            f"test loss {test['loss']:.4f} accuracy {test['accuracy']:.2f} "
+            f"(best {self.accuracies.best:.2f}), {self.train.samples / training_seconds:.0f} images/s"
+        )
+
+    def _train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
+        """One pass over the training batches, without waiting for the device until its end."""
+        self.method.train()
+        sums = _EpochSums(self.runtime)
+        iterations = len(self.train)
+        progress = tqdm(
+            self.train.epoch(epoch),
+            total=iterations,
+            desc=f"epoch {epoch + 1}/{self.epochs}",
+            unit="batch",
+            leave=False,
+            disable=None if show_progress else True,  # None: only where a person is watching
+        )
+        for iteration, batch in enumerate(progress):
+            rate = self.schedule(epoch, iteration, iterations)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            step = self._train_step(batch, epoch)
+            sums.add(step, batch)
+            if self.runtime.device.type == "cpu":
+                sums.check(epoch)  # costs nothing where there is nothing to wait for
+        sums.check(epoch)
+        return sums.means()
+
+    def _train_step(self, batch: Batch, epoch: int) -> Step:
+        with self.runtime.autocast():
+            step: Step = self._forward(batch.images, batch.targets, batch.indices, epoch)
+            loss = sum(step.losses.values())
+        # processes average their gradients; with shares of unequal size each counts by its samples
+        share = len(batch.targets) * self.runtime.world_size / batch.global_size
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss if share == 1 else loss * share).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return step
+
+    def _average_running_statistics(self, network: nn.Module) -> None:
+        """Give all processes the same batch-norm statistics: the mean of theirs."""
+        if not self.runtime.distributed:
+            return
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= self.runtime.world_size
+
+
+class _EpochSums:
+    """Sums over an epoch, kept on the device: losses, correct answers, and the first step that was not finite."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.steps = 0
+        self.names: list[str] = []
+
+    def add(self, step: Step, batch: Batch) -> None:
+        """Take in one step."""
+        losses = torch.stack([loss.detach() for loss in step.losses.values()]).double()
+        if not self.names:
+            self.names = list(step.losses)
+            self.losses = torch.zeros_like(losses)
+            self.first_bad = torch.full_like(losses, math.inf)
+            self.counts = torch.zeros(2, dtype=torch.int64, device=losses.device)  # correct, seen
+        self.losses += losses * len(batch.targets)
+        self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=self.steps))
+        correct = (step.logits.argmax(1) == batch.targets).sum()
+        self.counts += torch.stack([correct, torch.full_like(correct, len(batch.targets))])
+        self.steps += 1
+
+    def check(self, epoch: int) -> None:
+        """Raises:
+        TrainingError: a loss was not finite.
+        """
+        first_bad = self.first_bad.tolist()
+        if min(first_bad) < math.inf:
+            step, name = min(zip(first_bad, self.names, strict=True))
+            raise TrainingError(
+                f"loss '{name}' is not finite at step {int(step) + 1} of epoch {epoch + 1}: training stops; the "
+                "checkpoints hold the last good epoch (a lower learning rate may help)"
+            )
+
+    def means(self) -> dict[str, float]:
+        """Mean over all samples of all processes of each loss and of their sum, and the accuracy in percent."""
+        correct, seen, *totals = reduce_sum(torch.cat([self.counts.double(), self.losses]), self.runtime).tolist()
+        parts = {name: total / seen for name, total in zip(self.names, totals, strict=True)}
+        return {"loss": sum(parts.values()), **parts, "accuracy": 100 * correct / seen}

@@ -1,0 +1,62 @@
+"""What differs between papers, as the training loop sees it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from common.models.folding import fold_batch_norm
+
+
+class Step(NamedTuple):
+    """What a method says about one batch.
+
+    Attributes:
+        logits: the student's, [N, K].
+        losses: named scalars that add up to what is minimised.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """A way of training `student`: `method(images, targets, indices, epoch)` gives a `Step`.
+
+    Every parameter of the method that wants a gradient is trained; only the student is evaluated and saved as the
+    result.
+
+    Attributes:
+        student: the network that is trained.
+    """
+
+    student: nn.Module
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        """Losses of one batch.
+
+        Args:
+            images: [N, 3, H, W].
+            targets: class indices, [N].
+            indices: position of each sample in the training set, [N].
+            epoch: counted from 0.
+        """
+        raise NotImplementedError
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher: always in evaluation mode, without gradient, its batch norm folded into its convolutions."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = fold_batch_norm(network.eval()).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FrozenTeacher:
+        """Stays in evaluation mode, also when the method that owns it goes into training mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)

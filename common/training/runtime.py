@@ -1,0 +1,133 @@
+"""Where and how a run computes: device, precision, seed, threads, processes. One group of flags for all scripts."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every training script here understands."""
+    group = parser.add_argument_group("runtime (the same for every script here)")
+    group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
+    group.add_argument(
+        "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
+    )
+    group.add_argument("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
+    group.add_argument("--seed", type=int, default=0, help="of initial weights, data order, augmentation and dropout")
+    group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
+    group.add_argument("--limit-train-batches", type=_positive, metavar="N", help="at most N training batches an epoch")
+    group.add_argument("--limit-eval-batches", type=_positive, metavar="N", help="at most N batches an evaluation")
+    group.add_argument("--num-threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where and how a run computes.
+
+    Attributes:
+        device: of this process.
+        amp: "off", "bf16" or "fp16".
+        compile: compile the training step.
+        seed: of everything random.
+        rank, world_size: this process among those of a distributed run (torchrun), else 0 and 1.
+    """
+
+    device: torch.device
+    amp: str = "off"
+    compile: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        return self.world_size > 1
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision as asked for, nothing when off."""
+        dtype = AMP_DTYPES[self.amp]
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def settings(self) -> dict:
+        """What a run's record says about how it was computed."""
+        return {"device": self.device.type, "amp": self.amp, "compile": self.compile, "world_size": self.world_size}
+
+
+@contextlib.contextmanager
+def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
+    """The runtime that the flags of `add_runtime_flags` describe; joins the process group under torchrun.
+
+    Raises:
+        UserError: a device that is not there, or a precision that it cannot compute in.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
+    if args.amp == "fp16" and device.type == "cpu":
+        raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
+    if args.num_threads:
+        torch.set_num_threads(args.num_threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # float32 means float32; TensorFloat-32 would keep ten bits of the mantissa
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+    if world_size > 1:
+        nccl = device.type == "cuda" and dist.is_nccl_available()
+        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+    torch.manual_seed(args.seed)
+    try:
+        yield Runtime(device, args.amp, args.compile, args.seed, rank, world_size)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int | None) -> torch.device:
+    """The device of this process; `local_rank` chooses among several GPUs."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such kind of device; try cpu or cuda") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
+        index = local_rank if local_rank is not None else device.index or 0
+        if index >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UserError(f"--device {name} is not supported; use cpu or cuda")
+    return device
+
+
+def reduce_sum(tensor: torch.Tensor, runtime: Runtime) -> torch.Tensor:
+    """Sum over all processes, in place; the tensor itself when there is one process."""
+    if runtime.distributed:
+        dist.all_reduce(tensor)
+    return tensor

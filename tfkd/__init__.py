@@ -1,0 +1,2 @@
+"""Teacher-free knowledge distillation (Yuan et al., "Revisiting Knowledge Distillation via Label Smoothing
+Regularization", CVPR 2020)."""

@@ -1,0 +1,59 @@
+"""Evaluate a trained experiment on the test set: `python evaluate.py --model_dir DIR --restore_file best`."""
+
+from __future__ import annotations
+
+import argparse
+
+from common.command_line import ArgumentParser, entry_point
+from common.data import Batches
+from common.data.flags import add_data_flags
+from common.training.checkpoints import load_weights
+from common.training.evaluation import evaluate
+from common.training.runs import write_json
+from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from tfkd.experiment import build_network, class_count, load_data, open_experiment, preparation
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--model_dir", default="experiments/base_model", help="directory with params.json")
+    parser.add_argument("--restore_file", default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir")
+    parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
+    add_data_flags(parser)
+    add_runtime_flags(parser)
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace, runtime: Runtime) -> None:
+    model_dir, params = open_experiment(args.model_dir)
+    data = load_data(args, params)
+    num_classes = class_count(args.num_class, data)
+    network = build_network(params.student, params, model_dir / "params.json", num_classes)
+    load_weights(network, model_dir / f"{args.restore_file}.pth.tar", params.student)
+    network.to(runtime.device)
+    normalization, _ = preparation(params.dataset)
+    batches = Batches(
+        data.test,
+        params.batch_size,
+        normalization,
+        runtime.device,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        limit=args.limit_eval_batches,
+    )
+    figures = evaluate(network, batches, runtime)
+    if runtime.is_main:
+        write_json(model_dir / f"metrics_test_{args.restore_file}.json", figures)
+        print(f"{params.student} on the {batches.samples} test images of {data.name} ({data.content}):")
+        print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    with runtime_from(args) as runtime:
+        run(args, runtime)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The ways of training of the Tf-KD paper, as the training loop takes them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.training.method import FrozenTeacher, Method, Step
+from tfkd.losses import Form, kd_loss, label_smoothing_loss, regularization_loss
+
+
+class Baseline(Method):
+    """Cross-entropy with the labels."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits = self.student(images)
+        return Step(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
+
+
+class LabelSmoothing(Method):
+    """Cross-entropy with smoothed labels."""
+
+    def __init__(self, student: nn.Module, form: Form = "code") -> None:
+        super().__init__()
+        self.student, self.form = student, form
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits = self.student(images)
+        return Step(logits, label_smoothing_loss(logits, targets, form=self.form))
+
+
+class Regularization(Method):
+    """Tf-KD_reg: taught by the manually designed teacher."""
+
+    def __init__(
+        self, student: nn.Module, alpha: float, temperature: float, multiplier: float, form: Form = "code"
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.options = {"alpha": alpha, "temperature": temperature, "multiplier": multiplier, "form": form}
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits = self.student(images)
+        return Step(logits, regularization_loss(logits, targets, **self.options))
+
+
+class Distillation(Method):
+    """Taught by a network: KD, Re-KD, De-KD and (with `multiplier`) Tf-KD_self differ in the teacher alone."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        alpha: float,
+        temperature: float,
+        multiplier: float = 1.0,
+        form: Form = "code",
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher = student, FrozenTeacher(teacher)
+        self.options = {"alpha": alpha, "temperature": temperature, "multiplier": multiplier, "form": form}
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits, teacher_logits = self.student(images), self.teacher(images)
+        return Step(logits, kd_loss(logits, teacher_logits, targets, **self.options))
