@@ -26,17 +26,18 @@ from common.training.schedules import step_decay
 from tfkd.experiment import PAPER, build_network, class_count, load_data, open_experiment, preparation
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
-from tfkd.teachers import find_teacher, load_teacher
+from tfkd.teachers import experiments_tree, find_teacher, load_teacher
 
 # Literals of the published code
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 MILESTONES, GAMMA, PUBLISHED_EPOCHS = (60, 120, 160), 0.2, 200
 RATE_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
 
+METHOD_FLAGS = ("regularization", "label_smoothing", "double_training", "self_training", "pt_teacher")
 # Flags without which two runs are not the same; a run is resumed with the same ones only
 FLAGS_THAT_MATTER = (
-    *("warm", "regularization", "label_smoothing", "double_training", "self_training", "pt_teacher", "restore_file"),
-    *("loss_form", "num_class", "image_size", "val_fraction", "limit_train_batches", "limit_eval_batches"),
+    *(*METHOD_FLAGS, "loss_form", "warm", "restore_file", "num_class"),
+    *("image_size", "val_fraction", "limit_train_batches", "limit_eval_batches"),
 )
 
 
@@ -108,6 +109,19 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
     if trained_on not in (None, data.fingerprint):
         remarks.append(f"warning: this teacher was trained on other data ({trained_on}) than the student will be")
     return Distillation(student, teacher, *keys, form=args.loss_form), remarks
+
+
+def experiment_name(args: argparse.Namespace, model_dir: Path) -> str:
+    """What the tables know this run by: the directory in the tree of experiments, and the flags that change the method.
+
+    For example `base_experiments/base_resnet18 --regularization`.
+    """
+    tree = experiments_tree(model_dir)
+    directory = model_dir.resolve()
+    name = directory.relative_to(tree) if directory.is_relative_to(tree) else directory
+    flags = [f"--{flag}" for flag in METHOD_FLAGS if getattr(args, flag)]
+    form = [] if args.loss_form == "code" else [f"--loss_form {args.loss_form}"]
+    return " ".join([str(name), *flags, *form])
 
 
 def output_directory(args: argparse.Namespace, model_dir: Path) -> Path:
@@ -206,6 +220,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
             directory,
             {
                 "paper": PAPER,
+                "experiment": experiment_name(args, model_dir),
                 "settings": settings,
                 "runtime": runtime.settings(),
                 "data": data.describe(),
