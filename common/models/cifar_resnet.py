@@ -1,0 +1,106 @@
+"""ResNet with three stages for small images (He et al., 2016, https://arxiv.org/abs/1512.03385)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.models.initialization import init_convs_by_fan_out
+from common.models.network import Features, Network
+from common.models.stage import Stage, global_pool
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """The shortcut of a block that changes the shape: 1x1 convolution and batch norm. None where the input fits."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut. Returns the residual sum; the network applies the ReLU after it."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = projection(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+
+
+class CifarResNet(Network):
+    """ResNet of depth 6n + 2: [N, 3, H, W] -> [N, num_classes]; a 3x3 stem, three stages with strides 1, 2, 2.
+
+    Features: the stem and the three stages. `preact` has the residual sums; its stem entry is activated, as published.
+    The published nets pool with a fixed 8x8 window and accept 32x32 images only; this one pools globally, which is the
+    same there and works at any size.
+
+    Args:
+        depth: 6n + 2.
+        widths: channels of the stem and of the three stages.
+        num_classes: width of the classifier.
+    """
+
+    def __init__(self, depth: int, widths: tuple[int, ...] = (16, 16, 32, 64), num_classes: int = 100) -> None:
+        super().__init__()
+        if depth < 8 or depth % 6 != 2:
+            raise ValueError(f"depth must be 6n + 2, got {depth}")
+        self.widths = widths
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        blocks = (depth - 2) // 6
+        self.layer1 = self._stage(widths[0], widths[1], blocks, stride=1)
+        self.layer2 = self._stage(widths[1], widths[2], blocks, stride=2)
+        self.layer3 = self._stage(widths[2], widths[3], blocks, stride=2)
+        self.fc = nn.Linear(widths[3], num_classes)
+        init_convs_by_fan_out(self)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> Stage:
+        first = BasicBlock(in_channels, channels, stride)
+        return Stage(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
+
+    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+        x = F.relu(self.bn1(self.conv1(images)))
+        stages, preact = [x], [x]
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x, residual_sum = stage(x)
+            stages.append(x)
+            preact.append(residual_sum)
+        pooled = global_pool(x)
+        return self.fc(pooled), Features(stages, preact, pooled)
+
+    def get_stage_channels(self) -> list[int]:
+        """Channels of the entries of `Features.stages`."""
+        return list(self.widths)
+
+    def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """The last batch norm of every stage."""
+        return [stage[-1].bn2 for stage in (self.layer1, self.layer2, self.layer3)]
+
+
+X2 = (16, 32, 64, 128)
+X4 = (32, 64, 128, 256)
+
+resnet8 = partial(CifarResNet, 8)
+resnet14 = partial(CifarResNet, 14)
+resnet20 = partial(CifarResNet, 20)
+resnet32 = partial(CifarResNet, 32)
+resnet44 = partial(CifarResNet, 44)
+resnet56 = partial(CifarResNet, 56)
+resnet110 = partial(CifarResNet, 110)
+resnet110x2 = partial(CifarResNet, 110, X2)
+resnet8x4 = partial(CifarResNet, 8, X4)
+resnet20x4 = partial(CifarResNet, 20, X4)
+resnet32x4 = partial(CifarResNet, 32, X4)
+resnet8x4_double = partial(CifarResNet, 8, (64, 128, 256, 512))
