@@ -19,7 +19,7 @@ from common.data.flags import add_data_flags
 from common.errors import UserError
 from common.training.checkpoints import load_weights
 from common.training.engine import CheckpointFiles, Trainer
-from common.training.method import Method
+from common.training.method import Method, load_method
 from common.training.runs import RunDirectory, write_json
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
@@ -56,9 +56,12 @@ def parse_arguments() -> argparse.Namespace:
     ours = parser.add_argument_group("added here")
     ours.add_argument("--epochs", type=int, metavar="N", help="train N epochs; the milestones shrink in proportion")
     ours.add_argument("--loss_form", choices=("code", "paper"), default="code", help="see docs/divergences.md")
+    ours.add_argument("--method", metavar="FILE.py:CLASS", help="a method of your own, in place of the paper's")
     add_data_flags(parser)
     add_runtime_flags(parser)
     args = parser.parse_args()
+    if args.method and any(getattr(args, flag) for flag in ("regularization", "label_smoothing", "self_training")):
+        parser.error("--method is a method of your own: leave the flags of the paper's methods out")
     if args.regularization and args.label_smoothing:
         parser.error("--regularization and --label_smoothing are two methods: give one of them")
     if args.restore_file and args.resume:
@@ -89,7 +92,7 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
             return Regularization(student, *keys, form=args.loss_form), []
         if args.label_smoothing:
             return LabelSmoothing(student, form=args.loss_form), []
-        return Baseline(student), []
+        return load_method(args.method)(student) if args.method else Baseline(student), []
 
     for flag in ("regularization", "label_smoothing"):
         if getattr(args, flag):
@@ -108,6 +111,8 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
     trained_on = checkpoint.get("training", {}).get("settings", {}).get("data")
     if trained_on not in (None, data.fingerprint):
         remarks.append(f"warning: this teacher was trained on other data ({trained_on}) than the student will be")
+    if args.method:
+        return load_method(args.method)(student, teacher), remarks
     return Distillation(student, teacher, *keys, form=args.loss_form), remarks
 
 
@@ -120,12 +125,17 @@ def experiment_name(args: argparse.Namespace, model_dir: Path) -> str:
     directory = model_dir.resolve()
     name = directory.relative_to(tree) if directory.is_relative_to(tree) else directory
     flags = [f"--{flag}" for flag in METHOD_FLAGS if getattr(args, flag)]
-    form = [] if args.loss_form == "code" else [f"--loss_form {args.loss_form}"]
-    return " ".join([str(name), *flags, *form])
+    if args.loss_form != "code":
+        flags.append(f"--loss_form {args.loss_form}")
+    if args.method:
+        flags.append(f"--method {args.method.rpartition(':')[2]}")
+    return " ".join([str(name), *flags])
 
 
 def output_directory(args: argparse.Namespace, model_dir: Path) -> Path:
-    """Where the published script writes: the model directory, or a directory in it for a teacher-free variant."""
+    """The model directory; teacher-free variants, as published, and a method of one's own write to one in it."""
+    if args.method:
+        return model_dir / args.method.rpartition(":")[2]
     if args.regularization:
         return model_dir / "Tf-KD_regularization"
     return model_dir / "label_smoothing" if args.label_smoothing else model_dir
@@ -174,7 +184,7 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
 def checkpoint_files(args: argparse.Namespace, params: Params, directory: Path, epochs: int) -> CheckpointFiles:
     """The published names; a baseline also keeps the snapshots that De-KD takes for poorly trained teachers."""
     snapshots = {}
-    if not (params.has_teacher or args.regularization or args.label_smoothing):
+    if not (params.has_teacher or args.regularization or args.label_smoothing or args.method):
         fiftieth = 50 if args.epochs is None else max(1, round(epochs * 50 / PUBLISHED_EPOCHS))
         snapshots = {directory / "0.pth.tar": 1, directory / "50.pth.tar": fiftieth}
     return CheckpointFiles(directory / "last.pth.tar", directory / "best.pth.tar", snapshots)

@@ -87,7 +87,8 @@ class PixelIndex:
         self.x_step = to_device(np.where(draws.flipped, -1, 1))[:, None, None]
         self.rows = torch.arange(height, device=device, dtype=dtype)
         self.columns = torch.arange(width, device=device, dtype=dtype)
-        self.size = torch.tensor([width, height], device=device, dtype=dtype)[:, None, None, None]
+        # largest fixed-point coordinate inside the image, for x and for y
+        self.limit = torch.tensor([width, height], device=device, dtype=dtype)[:, None, None, None] * FIXED_POINT - 1
         self.rotation = None
         if draws.degrees is not None:
             self.rotation = to_device(_inverse_rotation(draws.degrees, height, width))
@@ -98,13 +99,15 @@ class PixelIndex:
         if self.rotation is None:
             return origin + self.rows[:, None] * self.stride + self.columns * x_step
         per_column, per_row, constant = self.rotation[:, :, start:stop]  # each [2, batch]: for x and for y
-        source = (
-            (constant[..., None] + per_row[..., None] * self.rows)[..., :, None]
-            + (per_column[..., None] * self.columns)[..., None, :]
-        ) >> 16
-        inside = ((source >= 0) & (source < self.size)).all(0)
-        x, y = source
-        return torch.where(inside, origin + y * self.stride + x * x_step, 0)
+        source = (constant[..., None] + per_row[..., None] * self.rows)[..., :, None] + (
+            per_column[..., None] * self.columns
+        )[..., None, :]
+        # the sign bit of s | (limit - s) is set just where s is outside [0, limit]
+        outside_x, outside_y = source | (self.limit - source)
+        inside = ((outside_x | outside_y) >> (torch.iinfo(source.dtype).bits - 1)).bitwise_not_()
+        x, y = source >> 16
+        # all bits of `inside` are set, or none: then the index is 0, the black pixel
+        return (y.mul_(self.stride) + x.mul_(x_step)).add_(origin).bitwise_and_(inside)
 
 
 def _inverse_rotation(degrees: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -228,7 +228,7 @@ class Trainer:
         seeds = np.random.SeedSequence([self.runtime.seed, epoch, self.runtime.rank])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         started = time.perf_counter()
-        train = self._train_epoch(epoch, show_progress=run is not None)
+        train = self.train_epoch(epoch, show_progress=run is not None)
         training_seconds = time.perf_counter() - started
         student = self.method.student
         self._average_running_statistics(student)
@@ -260,7 +260,7 @@ class Trainer:
             f"(best {self.accuracies.best:.2f}), {self.train.samples / training_seconds:.0f} images/s"
         )
 
-    def _train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
+    def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
         self.method.train()
         sums = _EpochSums(self.runtime)

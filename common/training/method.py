@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.models.folding import fold_batch_norm
 
 
@@ -60,3 +63,21 @@ class FrozenTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)
+
+
+def load_method(source: str) -> type[Method]:
+    """A person's own method, given as `FILE.py:CLASS`.
+
+    Raises:
+        UserError: no such file or class, or a class that is not a `Method`.
+    """
+    file, _, name = source.rpartition(":")
+    if not Path(file).is_file():
+        raise UserError(f"--method {source}: give FILE.py:CLASS; there is no file '{file}'")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    method = getattr(module, name, None)
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"--method {source}: {file} defines no class {name} derived from common.training.method.Method")
+    return method

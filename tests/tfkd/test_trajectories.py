@@ -79,7 +79,7 @@ def test_trajectory(case, monkeypatch, tmp_path):
 
     monkeypatch.setattr(trainer, "_train_step", spy)
     for epoch in range(case["epochs"]):
-        trainer._train_epoch(epoch, show_progress=False)
+        trainer.train_epoch(epoch, show_progress=False)
 
     alpha = case["hyper"].get("alpha", case["hyper"].get("reg_alpha"))
     assert len(seen) == len(case["steps"])
