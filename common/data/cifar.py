@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, ImageArrays
+from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.download import fetch_archive
 from common.errors import UserError
 
@@ -95,9 +95,7 @@ def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple
     fingerprint = hashlib.md5("".join(digests[file] for file in sorted(digests)).encode()).hexdigest()
     if digests == {**release.train, **release.test}:
         return "published archive, checksums verified", fingerprint
-    if (folder / "generated.json").is_file():
-        return "generated set (common.data.synthetic), not the real data", fingerprint
-    return "other content in the published layout, not the published archive", fingerprint
+    return content_of(folder, "other content in the published layout, not the published archive"), fingerprint
 
 
 def _read_bytes(path: Path) -> bytes:

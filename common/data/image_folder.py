@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.data.datasets import Dataset, ImageArrays
+from common.data.datasets import Dataset, ImageArrays, content_of
 from common.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -42,7 +42,7 @@ def load(name: str, root: Path, image_size: int | None = None) -> Dataset:
         parts.append(ImageArrays(decode([f for f, _ in members], image_size), np.array([i for _, i in members])))
     if parts[0].pixels.shape[1:] != parts[1].pixels.shape[1:]:
         raise UserError(f"{folder}: training and test images differ in size; give --image-size")
-    return Dataset(name, *parts, tuple(classes), "image folder", fingerprint(folder, files))
+    return Dataset(name, *parts, tuple(classes), content_of(folder, "image folder"), fingerprint(folder, files))
 
 
 def _class_names(part: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, ImageArrays
+from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.download import fetch_archive
 from common.data.image_folder import decode, fingerprint
 from common.errors import UserError
@@ -43,9 +43,9 @@ def load(root: Path, *, download: bool = True) -> Dataset:
         raise UserError(f"{folder}: {fault}")
     test = [(folder / "val/images" / file, number[wnid]) for file, wnid in annotations]
     published = (len(wnids), len(train), len(test)) == PUBLISHED_COUNTS
-    content = "published layout and counts" if published else "other content in the published layout"
-    if (folder / "generated.json").is_file():
-        content = "generated set (common.data.synthetic), not the real data"
+    content = content_of(
+        folder, "published layout and counts" if published else "other content in the published layout"
+    )
     parts = [ImageArrays(decode([f for f, _ in part], None), np.array([t for _, t in part])) for part in (train, test)]
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
     return Dataset("tiny_imagenet", *parts, names, content, fingerprint(folder, [f for f, _ in train + test]))

@@ -108,6 +108,9 @@ class Trainer:
         self.seconds = 0.0
         self._forward: nn.Module = self.method
         if runtime.compile:
+            from torch._inductor import config as inductor  # slow to import
+
+            inductor.fallback_random = True  # the same dropout masks as without compilation
             self._forward = torch.compile(self.method)
         if runtime.distributed:
             # running statistics are averaged once an epoch instead of broadcast at every step
