@@ -1,0 +1,64 @@
+"""Stands for a paper's script in tests of the runner: writes a `run.json` and does what its `params.json` says."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+for flag in ("--model_dir", "--seed", "--epochs", "--data-dir"):
+    parser.add_argument(flag)
+parser.add_argument("--resume", action="store_true")
+parser.add_argument("--smooth", action="store_true")
+args = parser.parse_args()
+
+directory = Path(args.model_dir)
+params = json.loads((directory / "params.json").read_text())
+output = directory / "smooth" if args.smooth else directory
+output.mkdir(exist_ok=True)
+with open(output / "calls.txt", "a") as calls:
+    calls.write(f"{os.environ['OMP_NUM_THREADS']}\n")
+record = {
+    "paper": "stub",
+    "experiment": str(directory.relative_to("experiments")) + (" --smooth" if args.smooth else ""),
+    "command": ["stub_main.py", *sys.argv[1:]],
+    "settings": {"seed": int(args.seed), "batch_size": params["batch_size"], "method": "Stub"},
+    "runtime": {"device": "cpu", "amp": "off"},
+    "data": {"content": "generated set", "fingerprint": "f" * 32},
+    "budget": {"epochs": int(args.epochs), "published_epochs": 200, "batches": None},
+    "commit": "abc",
+    "hardware": {"cpu": "test", "gpu": None},
+    "started": "2026-01-01T00:00:00+00:00",
+}
+
+
+def write(status: str) -> None:
+    figures = {"best": 12.5, "last": 11.25 + int(args.seed)}
+    (output / "run.json").write_text(json.dumps({**record, "status": status, "accuracy": figures}))
+
+
+def stop(number: int, frame: object) -> None:
+    write("stopped")
+    sys.exit(130)
+
+
+signal.signal(signal.SIGTERM, stop)
+write("running")
+print("working", flush=True)
+if (directory / "network.pth.tar").exists():
+    print("resuming")
+(directory / "network.pth.tar").touch()
+if "teacher" in params and not (Path("experiments") / params["teacher"] / "network.pth.tar").is_file():
+    sys.exit("error: no teacher")
+if params.get("deaf"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("deaf to signals", flush=True)
+time.sleep(params.get("sleep", 0))
+if params.get("fails"):
+    print("error: it went wrong", flush=True)
+    sys.exit(2)
+write("done")
+print("test accuracy: 12.50")
