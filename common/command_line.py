@@ -27,6 +27,20 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def positive(text: str) -> int:
+    """Type of a flag: an integer from 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Type of a flag: an integer from 0 that fits into 64 bits."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 2^63")
+    return int(text)
+
+
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Turn exceptions into exit codes: 2 and one line for bad input, 1 for training that failed, 130 when stopped."""
 
@@ -43,6 +57,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _leave("stopped; the same command with --resume goes on from the last finished epoch", 130)
         except BrokenPipeError:
             os._exit(141)  # the reader of our output has gone; nothing can be said any more
+        except OSError as error:  # such as a full disk
+            _leave(f"error: {error}", 1)
 
     return run
 

@@ -29,7 +29,8 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     data = load_data(args, params)
     num_classes = class_count(args.num_class, data)
     network = build_network(params.student, params, model_dir / "params.json", num_classes)
-    load_weights(network, model_dir / f"{args.restore_file}.pth.tar", params.student)
+    checkpoint = model_dir / f"{args.restore_file}.pth.tar"
+    load_weights(network, checkpoint, params.student)
     network.to(runtime.device)
     normalization, _ = preparation(params.dataset)
     batches = Batches(
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     )
     figures = evaluate(network, batches, runtime)
     if runtime.is_main:
-        write_json(model_dir / f"metrics_test_{args.restore_file}.json", figures)
+        write_json(checkpoint.with_name(f"metrics_test_{checkpoint.name.removesuffix('.pth.tar')}.json"), figures)
         print(f"{params.student} on the {batches.samples} test images of {data.name} ({data.content}):")
         print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
 

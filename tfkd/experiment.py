@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from common.command_line import find_path
-from common.data import Augmentation, Dataset, Normalization, load_dataset
+from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
 from common.errors import UserError
 from common.models import Network, create_model
+from common.training.runtime import Runtime
 from tfkd.params import Params, read_params
 
 PAPER = "tfkd"
@@ -79,3 +80,36 @@ def build_network(name: str, params: Params, file: Path, num_classes: int) -> Ne
         return create_model(name, num_classes, family="tfkd", **options)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+
+
+def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, Batches]:
+    """Batches of the training, test and (with --val-fraction) validation part."""
+    normalization, augmentation = preparation(params.dataset)
+    train, validation = data.train, None
+    if not 0 <= args.val_fraction < 1:
+        raise UserError(f"--val-fraction {args.val_fraction} must be at least 0 and below 1")
+    if params.subset_percent < 1:
+        _, train = train.split(params.subset_percent)
+    if args.val_fraction:
+        train, validation = train.split(args.val_fraction)
+    where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
+    evaluation = {**where, "limit": args.limit_eval_batches}
+    batches = {
+        "train": Batches(
+            train,
+            params.batch_size,
+            normalization,
+            augmentation=augmentation if params.augmentation == "yes" else None,
+            shuffle=True,
+            seed=args.seed,
+            limit=args.limit_train_batches,
+            **where,
+        ),
+        "test": Batches(data.test, params.batch_size, normalization, **evaluation),
+    }
+    if validation is not None:
+        batches["validation"] = Batches(validation, params.batch_size, normalization, **evaluation)
+    for part, cut in batches.items():
+        if not len(cut):
+            raise UserError(f"no {part} images are left to make a batch of")
+    return batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def read_params(file: Path) -> Params:
             raise UserError(f"{file} has an unknown key '{key}'" + (f": did you mean '{close[0]}'?" if close else ""))
         kind = fields[key].type.removesuffix(" | None")
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, allowed) or isinstance(value, bool) or not finite:
             raise UserError(f"{file}: '{key}' is {value!r}, not of type {kind}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in content:
@@ -107,7 +109,8 @@ def _check_ranges(file: Path, params: Params) -> None:
     check(params.learning_rate > 0, "learning_rate", "positive")
     check(params.batch_size >= 1, "batch_size", "at least 1")
     check(params.num_epochs >= 1, "num_epochs", "at least 1")
-    for key in ("alpha", "reg_alpha"):
+    check(params.num_channels is None or params.num_channels >= 1, "num_channels", "at least 1")
+    for key in ("alpha", "reg_alpha", "dropout_rate"):
         check(getattr(params, key) is None or 0 <= getattr(params, key) <= 1, key, "from 0 to 1")
     for key in ("temperature", "reg_temperature"):
         check(getattr(params, key) is None or getattr(params, key) > 0, key, "positive")

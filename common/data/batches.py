@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.data.augmentation import Augmentation, Normalization, PixelIndex
 from common.data.datasets import ImageArrays
+from common.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -41,10 +42,14 @@ class Batches:
         normalization: statistics to normalise by.
         device: where the images live and the batches are made.
         augmentation: None reads the images as they are.
-        shuffle: a new order each epoch, else the order of the set.
+        shuffle: for training: a new order each epoch, and a last batch of fewer than two samples a process is left
+            out, because batch norm cannot train on one. Else the order of the set, and all of it.
         seed: of order and augmentation.
         rank, world_size: this process takes its share of every batch.
         limit: at most so many batches an epoch.
+
+    Raises:
+        UserError: batches smaller than one sample a process.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Batches:
         world_size: int = 1,
         limit: int | None = None,
     ) -> None:
+        if batch_size < world_size:
+            raise UserError(f"a batch of {batch_size} cannot be divided among {world_size} processes")
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
@@ -76,8 +83,8 @@ class Batches:
         self.scale = torch.tensor(scale, device=self.device).repeat(self.width)
         self.shift = torch.tensor(shift, device=self.device).repeat(self.width)
         self._bounds = [(b, min(b + batch_size, self.count)) for b in range(0, self.count, batch_size)]
-        if self._bounds and self._bounds[-1][1] - self._bounds[-1][0] < world_size:
-            self._bounds.pop()  # too few for one sample a process
+        if shuffle and self.count % batch_size in range(1, min(2 * world_size, batch_size)):
+            self._bounds.pop()
         self._bounds = self._bounds[:limit]
 
     def __len__(self) -> int:
@@ -100,8 +107,9 @@ class Batches:
         for first, last in self._bounds:
             share = np.linspace(first, last, self.world_size + 1).astype(int)
             start, stop = int(share[self.rank]), int(share[self.rank + 1])
-            images = self._normalized(pixel_index(start, stop))
-            yield Batch(images, targets[start:stop], indices[start:stop], last - first)
+            if start < stop:
+                images = self._normalized(pixel_index(start, stop))
+                yield Batch(images, targets[start:stop], indices[start:stop], last - first)
 
     def _normalized(self, pixel_index: Tensor) -> Tensor:
         """Look pixels up and normalise them: [N, H, W] indices -> [N, 3, H, W] in channels-last memory."""

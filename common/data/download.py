@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
@@ -32,16 +36,35 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, dow
 
     scratch = root / f".{folder}.unpacking"
     archive = url.rpartition("/")[2]
+    patience = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        download_url(url, str(root), md5=md5)
-        shutil.rmtree(scratch, ignore_errors=True)
-        extract_archive(str(root / archive), str(scratch))
-        os.replace(scratch / folder, root / folder)
+        with _alone_in(root):
+            if (root / folder).is_dir():
+                return  # another process has just fetched it
+            socket.setdefaulttimeout(60)
+            download_url(url, str(root), md5=md5)
+            shutil.rmtree(scratch, ignore_errors=True)
+            extract_archive(str(root / archive), str(scratch))
+            os.replace(scratch / folder, root / folder)
     except (OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error)).splitlines()[0]
+        with contextlib.suppress(OSError):
+            root.rmdir()  # where nothing else is in it
+        reason = getattr(error, "reason", error)
         raise UserError(
             f"{name} is not in {root} and could not be downloaded from {url} ({reason}): {advice}"
         ) from error
     finally:
+        socket.setdefaulttimeout(patience)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process fetches anything to `directory`, and keep others waiting meanwhile."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from common.command_line import positive
+
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Where the data are and what is done with them."""
     group = parser.add_argument_group("data (the same for every script here)")
     group.add_argument("--data-dir", default="data", help="directory of data sets; absent ones are downloaded to it")
     group.add_argument("--no-download", action="store_true", help="never fetch an absent data set")
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="image folders: resize and crop to this size")
+    group.add_argument("--image-size", type=positive, metavar="PIXELS", help="image folders: resize and crop to this")
     group.add_argument(
         "--val-fraction",
         type=float,

@@ -71,7 +71,9 @@ def decode(files: list[Path], size: int | None) -> np.ndarray:
     first = one(files[0]).shape
     pixels = np.empty((len(files), *first), np.uint8)
     with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        decoded = tqdm(pool.map(one, files), total=len(files), desc="reading images", unit="img", leave=False)
+        decoded = tqdm(
+            pool.map(one, files), total=len(files), desc="reading images", unit="img", leave=False, disable=None
+        )
         for i, image in enumerate(decoded):
             if image.shape != first:
                 (h, w), (h0, w0) = image.shape[:2], first[:2]

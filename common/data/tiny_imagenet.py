@@ -30,17 +30,17 @@ def load(root: Path, *, download: bool = True) -> Dataset:
     try:
         wnids = (folder / "wnids.txt").read_text().split()
         words = dict(line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
-        annotations = [line.split("\t")[:2] for line in (folder / "val/val_annotations.txt").read_text().splitlines()]
-    except OSError as error:
-        raise UserError(
-            f"cannot read {error.filename}: {folder} is not Tiny-ImageNet in its published layout"
-        ) from error
+        rows = (folder / "val/val_annotations.txt").read_text().splitlines()
+        annotations = [(file, wnid) for file, wnid, *_ in (row.split("\t") for row in rows)]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not Tiny-ImageNet in its published layout: {error}") from error
     number = {wnid: i for i, wnid in enumerate(wnids)}
     train = [(file, number[w]) for w in wnids for file in sorted((folder / "train" / w / "images").glob("*.JPEG"))]
     unknown = {wnid for _, wnid in annotations} - set(number)
-    if not train or unknown:
-        fault = f"validation classes {sorted(unknown)[:3]} are not in wnids.txt" if unknown else "no training images"
-        raise UserError(f"{folder}: {fault}")
+    if unknown:
+        raise UserError(f"{folder}: validation classes {sorted(unknown)[:3]} are not in wnids.txt")
+    if not train or not annotations:
+        raise UserError(f"{folder}: no {'validation' if train else 'training'} images")
     test = [(folder / "val/images" / file, number[wnid]) for file, wnid in annotations]
     published = (len(wnids), len(train), len(test)) == PUBLISHED_COUNTS
     content = content_of(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary_path)`, sync the file to disk and rename it to `path`.
 
     A process killed at any moment leaves either the old file or the new one.
+
+    Raises:
+        UserError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -26,13 +32,18 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); what was there before is untouched") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint."""
-    write_atomically(path, lambda temporary: torch.save(dict(content), temporary))
+    data = io.BytesIO()  # written in one go: a full disk is then an OSError that says so
+    torch.save(dict(content), data)
+    write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -44,17 +55,31 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused anyway
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file can raise almost anything
         if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL (\S+)", str(error))):
             raise UserError(
-                f"{path} is not opened: it asks to run code while loading ({named[1]}); convert it where you trust it, "
-                "to a file of tensors only"
+                f"{path} is not opened: it asks to run code while loading ({named[1]}); {_conversion(named[1], path)}"
             ) from error
         raise UserError(f"{path} is truncated or not a checkpoint") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return dict(content)
+
+
+def _conversion(named: str, path: Path) -> str:
+    """How to get at the weights of a checkpoint that the safe loader refuses because of `named`."""
+    if named != "argparse.Namespace":
+        return "convert it where you trust it, to a file of tensors only"
+    # a Namespace only holds values; the safe loader may be told so
+    return (
+        "convert it to a file of weights alone with `python -c \"import argparse, torch; "
+        "torch.serialization.add_safe_globals([argparse.Namespace]); "
+        f"torch.save({{'model': torch.load('{path}', map_location='cpu', weights_only=True)['model']}}, "
+        f"'{path.stem}_weights.pth')\"`, which runs nothing from it"
+    )
 
 
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -67,7 +92,7 @@ def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
         UserError: no weights in it.
     """
     weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(content)[:5]))})")
     return {key.removeprefix("module."): value for key, value in weights.items()}
 

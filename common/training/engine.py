@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from common.data import Batch, Batches
 from common.errors import TrainingError, UserError
+from common.training.batch_norm import use_channels_last_batch_norm
 from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.evaluation import evaluate
 from common.training.method import FrozenTeacher, Method, Step
@@ -34,11 +36,16 @@ class CheckpointFiles:
         last: after every epoch; what `--resume` reads.
         best: at the best test accuracy so far, the latest of equals.
         snapshots: file that keeps the student's weights -> number of finished epochs when it is written.
+        weights_key, optimizer_key, accuracy_key: what the published files call the student's weights, the optimiser's
+            state and the best accuracy so far; without the last it is kept under a name of ours alone.
     """
 
     last: Path
     best: Path
     snapshots: dict[Path, int] = dataclasses.field(default_factory=dict)
+    weights_key: str = "state_dict"
+    optimizer_key: str = "optim_dict"
+    accuracy_key: str | None = None
 
 
 @dataclasses.dataclass
@@ -98,13 +105,16 @@ class Trainer:
         validation: Batches | None = None,
     ) -> None:
         self.method = method.to(runtime.device, memory_format=torch.channels_last)
+        if runtime.device.type == "cpu":
+            use_channels_last_batch_norm(self.method)
         self.optimizer = make_optimizer([p for p in self.method.parameters() if p.requires_grad])
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, settings
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.amp == "fp16")
         self.accuracies = Accuracies()
-        self.first_epoch = 0
+        self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
+        self.epochs_done = 0
         self.seconds = 0.0
         self._forward: nn.Module = self.method
         if runtime.compile:
@@ -113,8 +123,10 @@ class Trainer:
             inductor.fallback_random = True  # the same dropout masks as without compilation
             self._forward = torch.compile(self.method)
         if runtime.distributed:
-            # running statistics are averaged once an epoch instead of broadcast at every step
-            self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PyTorch is about to rename the flag
+                # running statistics are averaged once an epoch instead of broadcast at every step
+                self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
 
     def resume(self) -> bool:
         """Go back to the state of the last checkpoint, if there is one.
@@ -128,24 +140,25 @@ class Trainer:
         if not self.files.last.is_file():
             return False
         content = load_checkpoint(self.files.last, self.runtime.device)
-        state = content.get("training")
-        if not isinstance(state, dict):
+        try:
+            state = content["training"]
+            for key in {**self.settings, **state["settings"]}:
+                before, now = state["settings"].get(key), self.settings.get(key)
+                if before != now:
+                    raise UserError(
+                        f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
+                        "or start again without --resume"
+                    )
+            self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
+            self.optimizer.load_state_dict(content[self.files.optimizer_key])
+            self.scaler.load_state_dict(state["scaler"])
+            self.accuracies = Accuracies(**state["accuracies"])
+            self.history, self.seconds = state["history"], state["seconds"]
+            self.epochs_done = int(content["epoch"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.files.last} was not written here and cannot be resumed exactly; start without --resume"
-            )
-        for key in {**self.settings, **state["settings"]}:
-            before, now = state["settings"].get(key), self.settings.get(key)
-            if before != now:
-                raise UserError(
-                    f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
-                    "or start again without --resume"
-                )
-        self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
-        self.optimizer.load_state_dict(content["optim_dict"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.accuracies = Accuracies(**state["accuracies"])
-        self.seconds = state["seconds"]
-        self.first_epoch = content["epoch"]
+            ) from error
         return True
 
     def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
@@ -155,8 +168,8 @@ class Trainer:
             UserError: there is none, or one of another optimiser or model.
         """
         try:
-            self.optimizer.load_state_dict(checkpoint["optim_dict"])
-        except (KeyError, ValueError) as error:
+            self.optimizer.load_state_dict(checkpoint[self.files.optimizer_key])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError("the restored checkpoint has no optimiser state that fits this model") from error
 
     def _save(self, finished: int, is_best: bool) -> None:
@@ -164,19 +177,22 @@ class Trainer:
         frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
         content = {
             "epoch": finished,
-            "state_dict": self.method.student.state_dict(),
-            "optim_dict": self.optimizer.state_dict(),
+            self.files.weights_key: self.method.student.state_dict(),
+            self.files.optimizer_key: self.optimizer.state_dict(),
             "training": {
                 "weights": {k: v for k, v in self.method.state_dict().items() if not k.startswith(frozen)},
                 "scaler": self.scaler.state_dict(),
                 "accuracies": dataclasses.asdict(self.accuracies),
+                "history": self.history,
                 "seconds": self.seconds,
                 "settings": self.settings,
             },
         }
+        if self.files.accuracy_key:
+            content[self.files.accuracy_key] = self.accuracies.best
         for file, moment in self.files.snapshots.items():
             if finished == moment:
-                save_checkpoint({key: content[key] for key in ("epoch", "state_dict")}, file)
+                save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
         # `last` comes after all others: a run killed in between repeats this epoch and writes the same again
         if is_best:
             save_checkpoint(content, self.files.best)
@@ -196,7 +212,7 @@ class Trainer:
         """
         status, problem = "failed", None
         try:
-            for epoch in range(self.first_epoch, self.epochs):
+            for epoch in range(self.epochs_done, self.epochs):
                 self._run_epoch(epoch, run, after_epoch)
             status = "done"
         except KeyboardInterrupt:
@@ -222,6 +238,7 @@ class Trainer:
                 "best_epoch": a.best_epoch,
                 "selected_by_validation": a.selected,
             },
+            "epochs_done": self.epochs_done,
             "seconds": round(self.seconds, 2),
         }
 
@@ -236,26 +253,32 @@ class Trainer:
         student = self.method.student
         self._average_running_statistics(student)
         test = evaluate(student, self.test, self.runtime)
+        if not math.isfinite(test["loss"]):
+            raise TrainingError(
+                f"the test loss is not finite after epoch {epoch + 1}: training stops; the checkpoints hold the last "
+                "good epoch (a lower learning rate may help)"
+            )
         validation = evaluate(student, self.validation, self.runtime) if self.validation is not None else None
         is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
         self.seconds += time.perf_counter() - started
         if run is None:
             return
         rate = self.schedule(epoch, len(self.train) - 1, len(self.train))
-        run.log_epoch(
-            {
-                "epoch": epoch,
-                "learning_rate": rate,
-                **{f"train/{name}": value for name, value in train.items()},
-                **{f"test/{name}": value for name, value in test.items()},
-                **{f"validation/{name}": value for name, value in (validation or {}).items()},
-                "images_per_second": self.train.samples / training_seconds,
-            }
-        )
+        line = {
+            "epoch": epoch,
+            "learning_rate": rate,
+            **{f"train/{name}": value for name, value in train.items()},
+            **{f"test/{name}": value for name, value in test.items()},
+            **{f"validation/{name}": value for name, value in (validation or {}).items()},
+            "images_per_second": self.train.samples / training_seconds,
+        }
+        self.history.append(line)
+        run.log_epoch(line)
         if after_epoch is not None:
             after_epoch(test, is_best)
         self._save(epoch + 1, is_best)
-        run.update(**self._results(), epochs_done=epoch + 1)
+        self.epochs_done = epoch + 1
+        run.update(**self._results())
         run.log(
             f"epoch {epoch + 1}/{self.epochs}: rate {rate:.4g}, "
             f"train loss {train['loss']:.4f} accuracy {train['accuracy']:.2f}, "
@@ -282,19 +305,19 @@ class Trainer:
                 group["lr"] = rate
             step = self._train_step(batch, epoch)
             sums.add(step, batch)
-            if self.runtime.device.type == "cpu":
-                sums.check(epoch)  # costs nothing where there is nothing to wait for
+            if self.runtime.device.type == "cpu" and not self.runtime.distributed:
+                sums.check(epoch)  # costs nothing where there is nobody to wait for
         sums.check(epoch)
         return sums.means()
 
     def _train_step(self, batch: Batch, epoch: int) -> Step:
         with self.runtime.autocast():
             step: Step = self._forward(batch.images, batch.targets, batch.indices, epoch)
-            loss = sum(step.losses.values())
         # processes average their gradients; with shares of unequal size each counts by its samples
         share = len(batch.targets) * self.runtime.world_size / batch.global_size
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss if share == 1 else loss * share).backward()
+        weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}
+        self.method.backward({name: self.scaler.scale(loss) for name, loss in weighted.items()}, self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return step
@@ -333,8 +356,10 @@ class _EpochSums:
 
     def check(self, epoch: int) -> None:
         """Raises:
-        TrainingError: a loss was not finite.
+        TrainingError: a loss was not finite, in whichever process.
         """
+        if self.runtime.distributed:
+            dist.all_reduce(self.first_bad, dist.ReduceOp.MIN)
         first_bad = self.first_bad.tolist()
         if min(first_bad) < math.inf:
             step, name = min(zip(first_bad, self.names, strict=True))

@@ -48,13 +48,29 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def backward(self, losses: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Put gradients where `optimizer.step()`, which the loop calls next, will find them.
+
+        Methods whose optimiser wants the gradients of single losses say so here.
+
+        Args:
+            losses: those of `forward`, scaled where mixed precision or shares of unequal size want it.
+            optimizer: the run's; its gradients are clear.
+        """
+        sum(losses.values()).backward()
+
 
 class FrozenTeacher(nn.Module):
-    """A teacher: always in evaluation mode, without gradient, its batch norm folded into its convolutions."""
+    """A teacher: always in evaluation mode, without gradient, its batch norm folded into its convolutions.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: a trained network.
+        fold: False keeps `network` itself, for subclasses that show more of it than its logits.
+    """
+
+    def __init__(self, network: nn.Module, *, fold: bool = True) -> None:
         super().__init__()
-        self.network = fold_batch_norm(network.eval()).requires_grad_(False)
+        self.network = (fold_batch_norm(network.eval()) if fold else network.eval()).requires_grad_(False)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in evaluation mode, also when the method that owns it goes into training mode."""

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def is_done(path: Path) -> bool:
+    """Whether the run in directory `path` came to its end."""
+    try:
+        return read_json(path / "run.json")["status"] == "done"
+    except (UserError, KeyError, TypeError):
+        return False
 
 
 class RunDirectory:
@@ -47,14 +56,14 @@ class RunDirectory:
         record: what `run.json` says about the run from the start (paper, settings, data, budget ...).
         events: directory of TensorBoard events.
         log_file: receives the lines of `log`.
-        first_epoch: lines of `metrics.jsonl` from this epoch on are dropped: the run will write them again.
+        history: what `metrics.jsonl` begins with: the epochs that the run goes on from.
 
     Raises:
         UserError: the directory cannot be written, or another run is using it.
     """
 
     def __init__(
-        self, path: Path, record: dict[str, Any], *, events: Path, log_file: Path, first_epoch: int = 0
+        self, path: Path, record: dict[str, Any], *, events: Path, log_file: Path, history: Sequence[dict] = ()
     ) -> None:
         self.path = path
         self.metrics_file = path / "metrics.jsonl"
@@ -67,7 +76,6 @@ class RunDirectory:
             raise UserError(f"another run is writing to {path}; wait for it or give another directory") from error
         except OSError as error:
             raise UserError(f"cannot write to {error.filename or path} ({error.strerror})") from error
-        self.history = [line for line in self._read_metrics() if line["epoch"] < first_epoch]
         self.record = {
             **record,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -77,21 +85,10 @@ class RunDirectory:
             "started": _now(),
         }
         self._save()
-        content = "".join(json.dumps(line) + "\n" for line in self.history)
-        write_atomically(self.metrics_file, lambda temporary: temporary.write_text(content))
-        self._events_directory, self._first_epoch = events, first_epoch
+        lines = "".join(json.dumps(line) + "\n" for line in history)
+        write_atomically(self.metrics_file, lambda temporary: temporary.write_text(lines))
+        self._events_directory, self._first_epoch = events, len(history)
         self._events = None
-
-    def _read_metrics(self) -> list[dict[str, Any]]:
-        if not self.metrics_file.is_file():
-            return []
-        lines = []
-        for text in self.metrics_file.read_text().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break  # a line cut off by a crash; nothing after it counts
-        return lines
 
     def _save(self) -> None:
         write_json(self.path / "run.json", self.record)
@@ -108,7 +105,6 @@ class RunDirectory:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._events = SummaryWriter(str(self._events_directory), purge_step=self._first_epoch)
-        self.history.append(line)
         with open(self.metrics_file, "a") as file:
             file.write(json.dumps(line) + "\n")
         for key, value in line.items():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
+from common.command_line import natural, positive
 from common.errors import UserError
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,18 +25,11 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
         "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
     )
     group.add_argument("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
-    group.add_argument("--seed", type=int, default=0, help="of initial weights, data order, augmentation and dropout")
+    group.add_argument("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
     group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
-    group.add_argument("--limit-train-batches", type=_positive, metavar="N", help="at most N training batches an epoch")
-    group.add_argument("--limit-eval-batches", type=_positive, metavar="N", help="at most N batches an evaluation")
-    group.add_argument("--num-threads", type=_positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    group.add_argument("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
+    group.add_argument("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
+    group.add_argument("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 @dataclasses.dataclass(frozen=True)

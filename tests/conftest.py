@@ -1,0 +1,56 @@
+"""What tests of all parts share: one thread, generated data, small experiments."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sizes are tiny here, and runs are compared bit for bit
+
+import importlib
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.data.synthetic import write_generated
+from tests.processes import Ended, Workspace
+
+
+@pytest.fixture(scope="session")
+def generated_data(tmp_path_factory) -> Path:
+    """Directory of data sets: 300 training and 100 test images in CIFAR-100's layout, as many in CIFAR-10's."""
+    root = tmp_path_factory.mktemp("data")
+    write_generated(root, "cifar-100", train_per_class=3, test_per_class=1)
+    write_generated(root, "cifar-10", train_per_class=30, test_per_class=10)
+    return root
+
+
+@pytest.fixture
+def workspace(tmp_path, generated_data) -> Workspace:
+    """A directory for small experiments."""
+    return Workspace(tmp_path / "workspace", generated_data)
+
+
+@pytest.fixture
+def call(workspace, monkeypatch, capsys) -> Callable[..., Ended]:
+    """Calls a script's `main` in this process, with the workspace as working directory: quicker than a process."""
+
+    def main(arguments: list[str], script: str = "tfkd.main") -> Ended:
+        monkeypatch.chdir(workspace.root)
+        monkeypatch.setattr(sys, "argv", [f"{script.rpartition('.')[2]}.py", *arguments])
+        handler = signal.getsignal(signal.SIGTERM)
+        capsys.readouterr()
+        code = 0
+        with warnings.catch_warnings(record=True) as caught:  # pytest would keep them from standard error
+            warnings.simplefilter("default", UserWarning)
+            try:
+                importlib.import_module(script).main()
+            except SystemExit as exit:
+                code = exit.code
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        output, errors = capsys.readouterr()
+        return Ended(code, output, errors + "".join(str(warning.message) for warning in caught))
+
+    return main

@@ -1,0 +1,407 @@
+"""The training loop's promises, one by one."""
+
+import json
+import math
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.data import Batch, Batches, ImageArrays, Normalization
+from common.errors import TrainingError, UserError
+from common.models import create_model, list_models
+from common.training.checkpoints import load_weights, save_checkpoint
+from common.training.engine import Accuracies, CheckpointFiles, Trainer
+from common.training.evaluation import evaluate
+from common.training.method import FrozenTeacher, Method, Step
+from common.training.runs import RunDirectory
+from common.training.runtime import Runtime
+from common.training.schedules import step_decay
+from tests.processes import CNN, before_call, checkpoint, metrics, record
+
+CPU = Runtime(torch.device("cpu"))
+
+
+class Linear(Method):
+    """A linear classifier of 2x2 images with two losses; `spoil` may change them."""
+
+    def __init__(self, spoil=None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.student = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+        self.spoil = spoil
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits = self.student(images)
+        losses = {"label": F.cross_entropy(logits, targets), "size": 0.01 * logits.square().mean()}
+        return Step(logits, self.spoil(losses, epoch) if self.spoil else losses)
+
+
+def batches(count: int = 20, batch_size: int = 6, **options) -> Batches:
+    random = np.random.default_rng(0)
+    images = ImageArrays(random.integers(0, 256, (count, 2, 2, 3), dtype=np.uint8), random.integers(0, 3, count))
+    return Batches(images, batch_size, Normalization((0.5,) * 3, (0.25,) * 3), **options)
+
+
+def trainer(directory: Path, method: Method | None = None, epochs: int = 3, **options) -> Trainer:
+    defaults = {
+        "make_optimizer": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
+        "schedule": step_decay(0.1, [2], 0.5),
+        "train": batches(shuffle=True),
+        "test": batches(),
+        "runtime": CPU,
+        "files": CheckpointFiles(directory / "last", directory / "best", {directory / "second": 2}),
+        "settings": {"a": 1},
+    }
+    return Trainer(method or Linear(), epochs=epochs, **{**defaults, **options})
+
+
+def run_directory(path: Path) -> RunDirectory:
+    return RunDirectory(path, {"paper": "none"}, events=path, log_file=path / "log")
+
+
+# ---------------------------------------------------------------------------------------------- losses that fail
+
+
+def from_step(step: int, value: float):
+    """Spoils the loss 'size' from that step of the second epoch on, counted from 1."""
+    calls = []
+
+    def spoil(losses: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        if epoch == 1:
+            calls.append(1)
+            if len(calls) >= step:
+                return {**losses, "size": losses["size"] * value}
+        return losses
+
+    return spoil
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_training(value, tmp_path):
+    whole = trainer(tmp_path / "whole", epochs=1)
+    (tmp_path / "whole").mkdir()
+    whole.fit(None)  # no run directory: nothing is written
+    training = trainer(tmp_path, Linear(from_step(3, value)))
+    with pytest.raises(TrainingError, match="loss 'size' is not finite at step 3 of epoch 2"):
+        training.fit(run_directory(tmp_path))
+    run = record(tmp_path)
+    assert (run["status"], run["epochs_done"]) == ("failed", 1)
+    assert "loss 'size' is not finite" in run["error"]
+    last = checkpoint(tmp_path / "last")
+    assert last["epoch"] == 1
+    for name, weight in whole.method.student.state_dict().items():
+        assert torch.equal(last["state_dict"][name], weight)
+    assert len(metrics(tmp_path)) == 1
+
+
+def test_weights_that_turn_bad_with_the_last_step_are_not_kept(tmp_path):
+    """The loss is still finite, what the step makes of it is not: evaluation notices."""
+
+    class Infinite(torch.optim.SGD):
+        steps = 0
+
+        def step(self, closure=None):
+            super().step(closure)
+            Infinite.steps += 1
+            if Infinite.steps == 8:  # four an epoch
+                self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    training = trainer(tmp_path, make_optimizer=lambda parameters: Infinite(parameters, 0.1))
+    with pytest.raises(TrainingError, match="the test loss is not finite after epoch 2"):
+        training.fit(run_directory(tmp_path))
+    assert checkpoint(tmp_path / "last")["epoch"] == 1
+    assert all(weight.isfinite().all() for weight in checkpoint(tmp_path / "best")["state_dict"].values())
+    assert record(tmp_path)["status"] == "failed"
+
+
+def test_exit_code_of_training_that_fails(workspace):
+    directory = workspace.experiment(CNN, learning_rate=1e30)
+    ended = workspace.run(CNN)
+    assert ended.code == 1
+    assert re.fullmatch(r"error: (loss 'cross_entropy'|the test loss) is not finite [^\n]+\n", ended.stderr)
+    assert record(directory)["status"] == "failed"
+    assert record(directory)["error"] in ended.stderr
+
+
+def test_other_errors_are_recorded_and_not_hidden(tmp_path):
+    def broken(losses: dict, epoch: int) -> dict:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, Linear(broken)).fit(run_directory(tmp_path))
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("failed", "a bug")
+
+
+# -------------------------------------------------------------------------------------------------------- results
+
+
+def test_best_is_the_latest_of_equals():
+    accuracies = Accuracies()
+    tests, validations = [30.0, 50.0, 50.0, 40.0], [10.0, 20.0, 15.0, 20.0]
+    best = [accuracies.update(e, t, v) for e, (t, v) in enumerate(zip(tests, validations, strict=True))]
+    assert best == [True, True, True, False]
+    assert (accuracies.best, accuracies.best_epoch, accuracies.last) == (50.0, 2, 40.0)
+    assert (accuracies.selected, accuracies.best_validation) == (40.0, 20.0)
+
+
+def test_best_checkpoint_is_the_latest_of_equals(tmp_path, monkeypatch):
+    accuracies = iter([30.0, 50.0, 50.0, 40.0])
+    monkeypatch.setattr(
+        "common.training.engine.evaluate", lambda *_: {"accuracy": next(accuracies), "top5": 100.0, "loss": 1.0}
+    )
+    told = []
+    trainer(tmp_path, epochs=4).fit(run_directory(tmp_path), lambda test, is_best: told.append(is_best))
+    assert told == [True, True, True, False]
+    assert [checkpoint(tmp_path / name)["epoch"] for name in ("best", "last", "second")] == [3, 4, 2]
+    assert record(tmp_path)["accuracy"] == {
+        "last": 40.0,
+        "best": 50.0,
+        "best_epoch": 2,
+        "selected_by_validation": None,
+    }
+
+
+def test_figures_are_means_over_samples(tmp_path):
+    """Also where the last batch is smaller: 6, 6, 6 and 2."""
+    training = trainer(tmp_path, schedule=lambda *_: 0.0)  # nothing moves
+    figures = training.train_epoch(0, show_progress=False)
+    (everything,) = batches(batch_size=20).epoch()
+    losses = training.method(*everything[:3], 0).losses
+    logits = training.method.student(everything.images)
+    assert figures["label"] == pytest.approx(losses["label"].item(), rel=1e-6)
+    assert figures["loss"] == pytest.approx(sum(losses.values()).item(), rel=1e-6)
+    accuracy = 100 * (logits.argmax(1) == everything.targets).float().mean().item()
+    assert figures["accuracy"] == pytest.approx(accuracy)
+    evaluated = evaluate(training.method.student, batches(), CPU)
+    assert evaluated["accuracy"] == pytest.approx(accuracy)
+    assert evaluated["loss"] == pytest.approx(F.cross_entropy(logits, everything.targets).item(), rel=1e-6)
+    assert evaluated["top5"] == 100  # of three classes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_restores_the_mode(training):
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3)).train(training)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    evaluate(network, batches(), CPU)
+    assert network.training == training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------------- schedule
+
+
+def test_the_schedule_is_applied_at_every_step(tmp_path):
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            super().step(closure)
+
+    schedule = step_decay(0.1, [1, 2], 0.5, warmup_epochs=1)
+    trainer(tmp_path, make_optimizer=lambda p: Watched(p, 7.0), schedule=schedule).fit(run_directory(tmp_path))
+    warmup = [0.1 * i / 4 for i in (1, 2, 3, 4)]
+    assert rates == pytest.approx([*warmup, *[0.05] * 4, *[0.025] * 4], rel=1e-6)
+    assert [line["learning_rate"] for line in metrics(tmp_path)] == [rates[i] for i in (3, 7, 11)]
+
+
+def test_one_step_is_that_of_plain_pytorch(tmp_path):
+    training, plain = trainer(tmp_path, epochs=1), Linear()
+    training.fit(None)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9)
+    for batch in batches(shuffle=True).epoch(0):
+        optimizer.zero_grad()
+        sum(plain(*batch[:3], 0).losses.values()).backward()
+        optimizer.step()
+    for ours, theirs in zip(training.method.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+# ------------------------------------------------------------------------------------------ precision, compilation
+
+
+def test_bf16(workspace):
+    directory = workspace.experiment(CNN)
+    assert workspace.run(CNN, "--epochs", "2").code == 0
+    exact = metrics(directory)
+    ended = workspace.run(CNN, "--epochs", "2", "--amp", "bf16")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert record(directory)["runtime"]["amp"] == "bf16"
+    assert all(w.dtype == torch.float32 for k, w in weights_of(directory).items() if "num_batches" not in k)
+    for ours, theirs in zip(metrics(directory), exact, strict=True):
+        assert ours["train/loss"] != theirs["train/loss"]
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=0.01)
+
+
+def weights_of(directory: Path) -> dict[str, Tensor]:
+    return checkpoint(directory / "last.pth.tar")["state_dict"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_training_has_the_same_losses(workspace):
+    """Dropout included: compiled, it draws the same masks."""
+    directory = workspace.experiment(CNN, num_epochs=2)
+    assert workspace.run(CNN).code == 0
+    plain = metrics(directory)
+    ended = workspace.run(CNN, "--compile")
+    assert ended.code == 0, ended.stderr
+    assert record(directory)["runtime"]["compile"] is True
+    for ours, theirs in zip(metrics(directory), plain, strict=True):
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert ours["test/loss"] == pytest.approx(theirs["test/loss"], rel=1e-4)
+
+
+def killed_in_the_second_epoch() -> None:
+    from tests.processes import kill_self
+
+    before_call("common.training.engine.Trainer._train_step", 9, kill_self)
+
+
+def test_resumed_in_bf16(workspace):
+    directory = workspace.experiment(CNN)
+    flags = ["--epochs", "2", "--amp", "bf16"]
+    assert workspace.run(CNN, *flags).code == 0
+    whole = weights_of(directory)
+    assert workspace.run(CNN, *flags, prepare=killed_in_the_second_epoch).code == -signal.SIGKILL
+    assert workspace.run(CNN, *flags, "--resume").code == 0
+    assert all(torch.equal(weight, whole[key]) for key, weight in weights_of(directory).items())
+
+
+# --------------------------------------------------------------------------------------------------------- teacher
+
+
+class Taught(Method):
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().__init__()
+        self.student, self.teacher = student, FrozenTeacher(teacher)
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        logits = self.student(images)
+        return Step(logits, {"soft": F.mse_loss(logits, self.teacher(images))})
+
+
+def trained_looking(name: str) -> nn.Module:
+    """A network whose batch-norm statistics and scales are not those of initialisation."""
+    torch.manual_seed(0)
+    network = create_model(name, 10, family="tfkd")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return network
+
+
+@pytest.mark.parametrize("name", sorted({*list_models("tfkd")} - {"resnet101", "resnet152"}))
+def test_folding_keeps_the_logits(name):
+    network = trained_looking(name).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(images)
+    teacher = FrozenTeacher(network).train()
+    assert (teacher(images) - expected).abs().max() < 1e-5 * expected.abs().max()
+    left = [m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(left) < len(before) or not before
+
+
+def test_teacher_stays_as_it_is(tmp_path):
+    method = Taught(create_model("cnn", 3, family="tfkd", num_channels=2), trained_looking("cnn"))
+    method.train()
+    assert method.student.training
+    assert not any(module.training for module in method.teacher.modules())
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    before = {key: value.clone() for key, value in method.teacher.state_dict().items()}
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(method.teacher(images), method.teacher(images))  # no dropout
+    assert not method.teacher(images).requires_grad
+    method.student(images).sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in method.teacher.state_dict().items())
+
+
+def test_checkpoints_leave_the_teacher_out(tmp_path):
+    class FourByFour(Taught):
+        def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+            return super().forward(images.repeat(1, 1, 16, 16), targets, indices, epoch)
+
+    student = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    student(torch.zeros(1, 3, 2, 2))
+    method = Taught(student, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    trainer(tmp_path, method, epochs=1).fit(run_directory(tmp_path))
+    content = checkpoint(tmp_path / "last")
+    assert set(content["training"]["weights"]) == {"student.1.weight", "student.1.bias"}
+    assert set(content["state_dict"]) == {"1.weight", "1.bias"}
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapping", ["state_dict", "model", None])
+def test_published_wrappings_are_read(wrapping, prefix, tmp_path):
+    network, other = (create_model("cnn", 10, family="tfkd", num_channels=4) for _ in range(2))
+    weights = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+    content = {wrapping: weights, "epoch": 3, "best_acc": 70.0} if wrapping else weights
+    torch.save(content, tmp_path / "file.pth")
+    read = load_weights(other, tmp_path / "file.pth", "cnn")
+    assert read.get("epoch") == (3 if wrapping else None)
+    for key, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value)
+
+
+def test_files_of_old_pytorch_do_not_count_batches(tmp_path):
+    network, other = (create_model("cnn", 10, family="tfkd", num_channels=4) for _ in range(2))
+    weights = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save({"state_dict": weights}, tmp_path / "file.pth", _use_new_zipfile_serialization=False)
+    load_weights(other, tmp_path / "file.pth", "cnn")
+    assert torch.equal(other.fc2.weight, network.fc2.weight)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    save_checkpoint({"epoch": 1}, tmp_path / "last")
+
+    class Unpicklable:
+        def __reduce__(self):
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        save_checkpoint({"epoch": Unpicklable()}, tmp_path / "last")
+    with pytest.raises(UserError, match="cannot write"):
+        save_checkpoint({"epoch": 2}, tmp_path / "last" / "below a file")
+    assert checkpoint(tmp_path / "last") == {"epoch": 1}
+    assert [f.name for f in tmp_path.iterdir()] == ["last"]
+
+
+# ----------------------------------------------------------------------------------------------------- directories
+
+
+def test_a_directory_is_free_again_when_its_run_ends(tmp_path):
+    first = run_directory(tmp_path)
+    with pytest.raises(UserError, match="another run is writing to"):
+        run_directory(tmp_path)
+    first.close("stopped")
+    assert record(tmp_path)["status"] == "stopped"
+    run_directory(tmp_path).close("done")
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "done"
+
+
+def test_unequal_shares_count_by_their_samples(tmp_path):
+    """What a process adds to the mean gradient: its loss times its share of the batch."""
+    training = trainer(tmp_path, runtime=Runtime(torch.device("cpu"), rank=0, world_size=1))
+    (batch,) = batches(batch_size=20).epoch()
+    training.optimizer.zero_grad()
+    training._train_step(Batch(batch.images[:5], batch.targets[:5], batch.indices[:5], 20), 0)
+    share = [p.grad.clone() for p in training.method.parameters()]
+    reference = Linear()
+    sum(reference(batch.images[:5], batch.targets[:5], batch.indices[:5], 0).losses.values()).backward()
+    for ours, theirs in zip(share, reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad * 5 / 20)
