@@ -28,7 +28,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXPERIMENTS = REPOSITORY / "experiments"
 
-PATIENCE = 120  # seconds; far more than anything here takes on one busy core
+PATIENCE = 600  # seconds; far more than anything here takes, also on a machine that has much else to do
 
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(

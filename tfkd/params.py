@@ -107,7 +107,7 @@ def _check_ranges(file: Path, params: Params) -> None:
     check(0 < params.subset_percent <= 1, "subset_percent", "above 0 and at most 1")
     check(params.augmentation in ("yes", "no"), "augmentation", '"yes" or "no"')
     check(params.learning_rate > 0, "learning_rate", "positive")
-    check(params.batch_size >= 1, "batch_size", "at least 1")
+    check(params.batch_size >= 2, "batch_size", "at least 2, because batch norm cannot train on one image")
     check(params.num_epochs >= 1, "num_epochs", "at least 1")
     check(params.num_channels is None or params.num_channels >= 1, "num_channels", "at least 1")
     for key in ("alpha", "reg_alpha", "dropout_rate"):

@@ -75,7 +75,7 @@ def _conversion(named: str, path: Path) -> str:
         return "convert it where you trust it, to a file of tensors only"
     # a Namespace only holds values; the safe loader may be told so
     return (
-        "convert it to a file of weights alone with `python -c \"import argparse, torch; "
+        'convert it to a file of weights alone with `python -c "import argparse, torch; '
         "torch.serialization.add_safe_globals([argparse.Namespace]); "
         f"torch.save({{'model': torch.load('{path}', map_location='cpu', weights_only=True)['model']}}, "
         f"'{path.stem}_weights.pth')\"`, which runs nothing from it"

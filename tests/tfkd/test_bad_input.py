@@ -16,7 +16,7 @@ import torch
 
 from common.data import cifar, tiny_imagenet
 from common.models import create_model
-from tests.processes import CNN, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, snapshot
+from tests.processes import CNN, PATIENCE, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, snapshot
 
 BASELINE = "base_experiments/base_cnn"  # the teacher of SELF_TAUGHT_CNN
 BATCHES = "cifar-10-batches-py"
@@ -533,7 +533,7 @@ def test_from_a_shell(script, workspace, tmp_path):
     arguments = workspace.arguments(CNN, "--restore_file", "best")
     arguments[1] = str(workspace.root / arguments[1])
     command = [sys.executable, script, *arguments]
-    ended = subprocess.run(command, cwd=REPOSITORY / "tfkd", capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, cwd=REPOSITORY / "tfkd", capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(r"error: \S+/best.pth.tar is not opened: it asks to run code [^\n]+\n", ended.stderr)
     assert snapshot(tmp_path) == before

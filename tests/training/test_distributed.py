@@ -12,6 +12,7 @@ import torch
 
 from tests.processes import (
     CNN,
+    PATIENCE,
     REPOSITORY,
     Ended,
     Workspace,
@@ -72,6 +73,7 @@ def forbid_others_to_write() -> None:
     sys.addaudithook(hook)
 
 
+@pytest.mark.slow
 class TestWithoutBatchNorm:
     @pytest.fixture(params=[ALEXNET, TAUGHT_ALEXNET])
     def experiment(self, request, workspace) -> str:
@@ -221,7 +223,7 @@ def test_torchrun(workspace):
     (directory / "last.pth.tar").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, str(REPOSITORY / "tfkd" / "main.py"), *workspace.arguments(ALEXNET)]
-    ended = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 2/2") == 1
     assert not differences(checkpoint(directory / "last.pth.tar"), expected)
