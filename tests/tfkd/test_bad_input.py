@@ -196,7 +196,7 @@ def test_params_lack_a_key_of_distillation(key, flags, refused, workspace):
         ({"learning_rate": [0.1]}, "'learning_rate' is [0.1], not of type float"),
         ({"learning_rate": float("inf")}, "'learning_rate' is inf, not of type float"),
         ({"multiplier": float("nan")}, "'multiplier' is nan, not of type float"),
-        ({"batch_size": 0}, "'batch_size' is 0, but must be at least 1"),
+        ({"batch_size": 1}, "'batch_size' is 1, but must be at least 2, because batch norm cannot train on one image"),
         ({"num_epochs": -1}, "'num_epochs' is -1, but must be at least 1"),
         ({"learning_rate": 0}, "'learning_rate' is 0, but must be positive"),
         ({"subset_percent": 0}, "'subset_percent' is 0, but must be above 0 and at most 1"),
