@@ -1,0 +1,197 @@
+"""Sets of large images, ImageNet's above all: decoded, cut and augmented anew each time by worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
+
+from common.data.augmentation import Normalization
+from common.data.batches import Batch
+from common.data.datasets import Dataset, ImageArrays, content_of
+from common.data.image_folder import SUFFIXES, fingerprint
+from common.errors import UserError
+
+CROP, RESIZED = 224, 256
+IMAGENET_COUNTS = (1000, 1_281_167, 50_000)  # classes, training images, validation images
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Images on disk with their classes.
+
+    Attributes:
+        files: one path an image.
+        targets: class indices, int64, [N].
+    """
+
+    files: tuple[Path, ...]
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, positions: np.ndarray) -> ImageFiles:
+        """The images at `positions`, in that order."""
+        return ImageFiles(tuple(self.files[i] for i in positions), self.targets[positions])
+
+    split = ImageArrays.split
+
+
+def load_imagenet(root: Path) -> Dataset:
+    """ImageNet in its folder layout: `root/imagenet/{train,val}/<wnid>/*`. It is never downloaded.
+
+    Raises:
+        UserError: absent, or classes that differ between the parts.
+    """
+    folder = root / "imagenet"
+    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+        raise UserError(
+            f"ImageNet is not in {folder}: it needs train/<wnid>/ and val/<wnid>/ with the images of each class "
+            "(data/README.md); `python -m common.data.synthetic DEST --layout imagenet` writes a small stand-in"
+        )
+    classes = sorted(d.name for d in (folder / "train").iterdir() if d.is_dir())
+    parts = []
+    for part in ("train", "val"):
+        members = [(file, i) for i, c in enumerate(classes) for file in _images(folder / part / c)]
+        if not members:
+            raise UserError(f"{folder / part}: no images in its class folders")
+        parts.append(ImageFiles(tuple(file for file, _ in members), np.array([i for _, i in members])))
+    published = (len(classes), len(parts[0]), len(parts[1])) == IMAGENET_COUNTS
+    content = "published layout and counts" if published else "other content in the published layout"
+    digest = fingerprint(folder, [*parts[0].files, *parts[1].files])
+    return Dataset("imagenet", *parts, tuple(classes), content_of(folder, content), digest)
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder.parent} lacks the class {folder.name} that {folder.parent.parent / 'train'} has")
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+
+
+class LargeImageBatches:
+    """Batches of images on disk, with the interface of `common.data.Batches`.
+
+    Training images are cropped at random (8 to 100 % of the area, to 224 x 224) and flipped, others resized to 256 and
+    cropped in the middle. Order and augmentation are a pure function of (seed, epoch), whatever the number of workers.
+
+    Args:
+        images: the image set.
+        batch_size: samples a step over all processes; the last batch may be smaller.
+        normalization: statistics to normalise by.
+        device: where the batches go.
+        train: shuffle and augment.
+        workers: processes that decode; 0 decodes in this one.
+        seed: of order and augmentation.
+        rank, world_size: this process takes its share of every batch.
+        limit: at most so many batches an epoch.
+    """
+
+    def __init__(
+        self,
+        images: ImageFiles,
+        batch_size: int,
+        normalization: Normalization,
+        device: torch.device | str = "cpu",
+        *,
+        train: bool = False,
+        workers: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.train, self.seed = train, seed
+        self.targets = torch.from_numpy(images.targets)
+        bounds = [(b, min(b + batch_size, len(images))) for b in range(0, len(images), batch_size)]
+        if bounds and bounds[-1][1] - bounds[-1][0] < world_size:
+            bounds.pop()  # too few for one sample a process
+        self._bounds = bounds[:limit]
+        self._order = _Order(self._bounds, len(images), train, seed, rank, world_size)
+        self._loader = DataLoader(
+            _Decoded(images, normalization, train, seed),
+            batch_sampler=self._order,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # of its own, so that the loop's stays as it is
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self._bounds)
+
+    @property
+    def samples(self) -> int:
+        """Samples an epoch, over all processes."""
+        return self._bounds[-1][1] if self._bounds else 0
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch; this process's share of each."""
+        self._order.epoch = epoch
+        for (first, last), (images, targets, indices) in zip(self._bounds, self._loader, strict=True):
+            images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            there = (tensor.to(self.device, non_blocking=True) for tensor in (targets, indices))
+            yield Batch(images, *there, last - first)
+
+
+class _Order(Sampler):
+    """Which images each batch holds, each with the epoch that its augmentation is drawn for."""
+
+    def __init__(
+        self, bounds: list[tuple[int, int]], count: int, shuffle: bool, seed: int, rank: int, world_size: int
+    ) -> None:
+        self.bounds, self.count, self.shuffle = bounds, count, shuffle
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.count) if self.shuffle else np.arange(self.count)
+        for first, last in self.bounds:
+            share = np.linspace(first, last, self.world_size + 1).astype(int)
+            yield [(int(i), self.epoch) for i in order[share[self.rank] : share[self.rank + 1]]]
+
+
+class _Decoded(TorchDataset):
+    """Images by (position, epoch)."""
+
+    def __init__(self, images: ImageFiles, normalization: Normalization, train: bool, seed: int) -> None:
+        self.images, self.train, self.seed = images, train, seed
+        cut = (
+            [v2.RandomResizedCrop(CROP), v2.RandomHorizontalFlip()]
+            if train
+            else [v2.Resize(RESIZED), v2.CenterCrop(CROP)]
+        )
+        self.transform = v2.Compose(
+            [
+                *(*cut, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)),
+                v2.Normalize(normalization.mean, normalization.std),
+            ]
+        )
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+        index, epoch = key
+        file = self.images.files[index]
+        try:
+            image = Image.open(file).convert("RGB")
+        except OSError as error:
+            raise UserError(f"cannot read image {file}: {error}") from error
+        if not self.train:
+            return self.transform(image), int(self.images.targets[index]), index
+        seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.transform(image), int(self.images.targets[index]), index

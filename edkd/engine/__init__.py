@@ -1,0 +1,1 @@
+"""Configuration, teachers and the way from a distiller to the common training loop."""

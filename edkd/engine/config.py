@@ -1,0 +1,156 @@
+"""A run's configuration: defaults, file, overrides, checks; and the names that follow from it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any
+
+from common.command_line import find_path
+from common.data import Dataset
+from common.errors import UserError
+from edkd.distillers import distiller_dict
+from edkd.distillers._base import Vanilla
+from edkd.engine.cfg import CFG
+from edkd.engine.contrast import MODES
+from edkd.engine.experiment import PAPER
+from edkd.engine.node import Node
+from edkd.engine.teachers import TeacherFile
+
+TRAINERS = ("base", "crd", "dot", "crd_dot")
+WARMUPS = ("WARMUP", "WARMUP_EPOCHS")
+# keys that say where a run goes and for how long, not what is trained
+PLACE_AND_BUDGET = (
+    *("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
+    *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES"),
+)
+
+
+# keys that hold a path, which no directory is named by
+PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
+
+
+def load_config(args: argparse.Namespace) -> tuple[Node, int]:
+    """The frozen configuration of a run, and the number of epochs that its file asks for.
+
+    Raises:
+        UserError: no such file, unknown keys, wrong types, values that cannot be.
+    """
+    cfg = CFG.clone()
+    if args.cfg:
+        path = find_path(args.cfg, PAPER)
+        if not path.is_file():
+            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository")
+        cfg.merge_from_file(path)
+    published_epochs = cfg.SOLVER.EPOCHS
+    cfg.merge_from_list(args.opts)
+    check(cfg)
+    if args.epochs is not None:
+        shorten(cfg, args.epochs)
+    cfg.freeze()
+    return cfg, published_epochs
+
+
+def own_section(cfg: Node) -> Node:
+    """The keys of the distiller; empty where it has none."""
+    kind = cfg.DISTILLER.TYPE
+    return cfg[kind] if kind in cfg else Node()
+
+
+def shorten(cfg: Node, epochs: int) -> None:
+    """Train `epochs` epochs, stages and warm-up moved in proportion."""
+    share = epochs / cfg.SOLVER.EPOCHS
+    cfg.SOLVER.LR_DECAY_STAGES = [round(stage * share) for stage in cfg.SOLVER.LR_DECAY_STAGES]
+    section = own_section(cfg)
+    for key in WARMUPS:
+        if key in section:
+            setattr(section, key, max(1, round(section[key] * share)))
+    cfg.SOLVER.EPOCHS = epochs
+
+
+def check(cfg: Node) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        UserError: names the key, the value, and what it must be.
+    """
+    values = dict(cfg.items())
+
+    def require(holds: bool, key: str, wanted: str) -> None:
+        if not holds:
+            raise UserError(f"{key} is {values[key]!r}, but must be {wanted}")
+
+    kind, trainer = cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER
+    if kind not in distiller_dict:
+        close = difflib.get_close_matches(kind.upper(), distiller_dict, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(distiller_dict)}"
+        raise UserError(f"DISTILLER.TYPE: unknown distiller '{kind}': {hint}")
+    require(trainer in TRAINERS, "SOLVER.TRAINER", f"one of {', '.join(TRAINERS)}")
+    require(cfg.SOLVER.TYPE == "SGD", "SOLVER.TYPE", "SGD")
+    for key in ("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "DATASET.TEST.BATCH_SIZE", "LOG.SAVE_CHECKPOINT_FREQ"):
+        require(values[key] >= 1, key, "at least 1")
+    for key in ("SOLVER.LR", "SOLVER.LR_DECAY_RATE", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE"):
+        require(0 < values[key] < float("inf"), key, "positive")
+    for key in ("SOLVER.WEIGHT_DECAY", "DATASET.NUM_WORKERS", "SOLVER.DOT.DELTA"):
+        require(values[key] >= 0, key, "at least 0")
+    require(cfg.CRD.NCE.K >= 1, "CRD.NCE.K", "at least 1")
+    require(cfg.CRD.MODE in MODES, "CRD.MODE", f"one of {', '.join(MODES)}")
+    require(0 <= cfg.SOLVER.MOMENTUM < 1, "SOLVER.MOMENTUM", "at least 0 and below 1")
+    if "dot" in trainer:
+        momentum, delta = cfg.SOLVER.MOMENTUM, cfg.SOLVER.DOT.DELTA
+        possible = delta <= momentum and momentum + delta < 1
+        require(possible, "SOLVER.DOT.DELTA", f"at most {momentum} and below {1 - momentum:.4g} (SOLVER.MOMENTUM)")
+        if distiller_dict[kind] is Vanilla:
+            raise UserError("SOLVER.TRAINER dot weighs a task against a distillation loss: DISTILLER.TYPE NONE has one")
+    if kind == "CRD" and not trainer.startswith("crd"):
+        raise UserError(
+            f"DISTILLER.TYPE CRD needs SOLVER.TRAINER crd or crd_dot, not {trainer}: they draw its negatives"
+        )
+
+
+def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The `KEY VALUE` pairs of the command line."""
+    return list(zip(args.opts[::2], args.opts[1::2], strict=True))
+
+
+def output_directory(args: argparse.Namespace, cfg: Node) -> Path:
+    """`<LOG.PREFIX>/<PROJECT>/<NAME, or TAG><overrides>`, as published; --seed and --epochs are named as overrides."""
+    words = [f"{key}:{value}" for key, value in overrides(args) if key not in PATHS]
+    words += [f"epochs:{args.epochs}"] if args.epochs is not None else []
+    words += [f"seed:{args.seed}"] if args.seed else []
+    name = (cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG) + ",".join(words)
+    return Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, name.replace("/", "_"))
+
+
+def experiment_name(args: argparse.Namespace) -> str:
+    """What the tables know a run by: its file below `configs/`, and the overrides that change what is trained.
+
+    For example `cifar100/vanilla DISTILLER.STUDENT resnet32x4`.
+    """
+    parts = Path(args.cfg).parent.joinpath(Path(args.cfg).stem).parts
+    while "configs" in parts:
+        parts = parts[parts.index("configs") + 1 :]
+    pairs = sorted((k, v) for k, v in overrides(args) if not k.startswith(PLACE_AND_BUDGET))
+    return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
+
+
+def settings_of(args: argparse.Namespace, cfg: Node, data: Dataset, teacher: TeacherFile | None) -> dict[str, Any]:
+    """Everything that makes two runs the same."""
+    defaults, kind = dict(CFG.items()), cfg.DISTILLER.TYPE
+    always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{kind}.")
+    never = ("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DISTILLER.TEACHER_CKPT")
+    return {
+        **{
+            key: value
+            for key, value in cfg.items()
+            if not key.startswith(never) and (key.startswith(always) or value != defaults[key])
+        },
+        "teacher": None if teacher is None else teacher.digest(),
+        "data": data.fingerprint,
+        "seed": args.seed,
+        "amp": args.amp,
+        "val_fraction": args.val_fraction,
+        "limit_train_batches": args.limit_train_batches,
+        "limit_eval_batches": args.limit_eval_batches,
+    }

@@ -1,0 +1,74 @@
+"""Weights & Biases, where its package and an account are there. Training never depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def _logged_in(wandb: Any) -> bool:
+    """Whether there is an account; nobody is asked."""
+    try:
+        return bool(wandb.login(prompt=False))
+    except TypeError:  # a version from before that argument
+        return bool(wandb.api.api_key)
+
+
+class WandbLog:
+    """Sends an epoch's figures to W&B; does nothing, after one warning, where that is not possible.
+
+    Args:
+        wanted: `LOG.WANDB`.
+        project, name, tags: of the run there.
+        config: the run's configuration.
+        directory: where W&B keeps its files.
+        warn: receives the one line that says why there is no W&B.
+    """
+
+    def __init__(
+        self,
+        wanted: bool,
+        project: str,
+        name: str,
+        tags: list[str],
+        config: dict[str, Any],
+        directory: Path,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._run, self._warn = None, warn
+        if not wanted:
+            return
+        try:
+            import wandb
+        except ImportError:
+            self._give_up("the package wandb is not installed (pip install wandb)")
+            return
+        try:
+            offline = wandb.setup().settings.mode in ("offline", "disabled", "dryrun")
+            if not offline and not _logged_in(wandb):
+                self._give_up("no account is logged in (wandb login, or WANDB_MODE=offline)")
+                return
+            self._run = wandb.init(project=project, name=name, tags=tags, config=config, dir=str(directory))
+        except Exception as error:  # whatever it is, training goes on
+            self._give_up(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    def _give_up(self, reason: str) -> None:
+        self._run = None
+        self._warn(f"warning: LOG.WANDB is on, but {reason}; TensorBoard has the curves (LOG.WANDB False is quiet)")
+
+    def log(self, figures: dict[str, float]) -> None:
+        """Send one epoch."""
+        self._call(lambda: self._run.log(figures))
+
+    def finish(self) -> None:
+        """Close the run there."""
+        self._call(lambda: self._run.finish())
+
+    def _call(self, action: Callable[[], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._give_up(f"it failed ({error})")

@@ -1,0 +1,76 @@
+"""Evaluate a network on a test set: `python tools/eval.py -m resnet20 -c FILE -d cifar100 -bs 64`.
+
+`-c pretrain` evaluates the teacher of that name, looked for where training looks for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.command_line import ArgumentParser, entry_point, find_path
+from common.data.flags import add_data_flags
+from common.errors import UserError
+from common.training.evaluation import evaluate
+from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from edkd.engine.cfg import CFG
+from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data
+from edkd.engine.teachers import TeacherFile, find_teacher, load_network
+
+PRETRAINED = "pretrain"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", default="", help="published name of the network")
+    parser.add_argument("-c", "--ckpt", default=PRETRAINED, metavar="FILE", help="checkpoint, or pretrain")
+    parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="data set")
+    parser.add_argument("-bs", "--batch-size", type=int, default=64, metavar="N", help="images a batch")
+    add_data_flags(parser)
+    add_runtime_flags(parser)
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error("-bs must be at least 1")
+    return args
+
+
+def run(args: argparse.Namespace, runtime: Runtime) -> None:
+    build_network(args.model, args.dataset, 1, "-m")  # a wrong name is said before any data are read
+    found = checkpoint_of(args)
+    data = load_data(args, args.dataset)
+    network = build_network(args.model, args.dataset, data.num_classes, "-m")
+    load_network(network, found.path, args.model, args.dataset)
+    network.to(runtime.device)
+    batches = evaluation_batches(
+        args, args.dataset, data.test, runtime, batch_size=args.batch_size, workers=CFG.DATASET.NUM_WORKERS
+    )
+    figures = evaluate(network, batches, runtime)
+    if runtime.is_main:
+        print(f"{args.model} from {found.path} ({found.origin})")
+        print(f"on {batches.samples} test images of {data.name} ({data.content}):")
+        print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
+
+
+def checkpoint_of(args: argparse.Namespace) -> TeacherFile:
+    """The file of `-c`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if args.ckpt == PRETRAINED:
+        return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX))
+    path = find_path(args.ckpt, PAPER)
+    if not path.is_file():
+        raise UserError(f"-c: no file {args.ckpt} here, in {PAPER}/ or in the repository")
+    return TeacherFile(path, "given")
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    with runtime_from(args) as runtime:
+        run(args, runtime)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What distillers see of their networks, and how the teacher is treated."""
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.models import create_model
+from common.training.method import FrozenTeacher
+from edkd.distillers import Distiller, distiller_dict
+from edkd.distillers._base import StudentView, TeacherLogits, TeacherView
+from edkd.engine import teachers
+from edkd.engine.method import Distillation, make_distiller
+from tests.edkd.checks import configuration
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_under_mdistillers_names():
+    network = create_model("resnet20").eval()
+    logits, feature = StudentView(network)(IMAGES)
+    expected, features = network.forward_features(IMAGES)
+    assert torch.equal(logits, expected)
+    assert set(feature) == {"feats", "preact_feats", "pooled_feat"}
+    assert [f.shape[1] for f in feature["feats"]] == [16, 16, 32, 64]
+    assert all(torch.equal(f, p.relu()) for f, p in zip(feature["feats"][1:], feature["preact_feats"][1:], strict=True))
+    assert torch.equal(feature["pooled_feat"], features.pooled)
+
+
+@pytest.mark.parametrize("view", [StudentView, TeacherView])
+def test_views_answer_what_the_network_answers(view):
+    network = create_model("resnet20")
+    shown = view(network)
+    assert shown.get_stage_channels() == [16, 16, 32, 64]
+    assert shown.get_bn_before_relu()[0] is network.get_bn_before_relu()[0]
+    assert shown.fc is network.fc
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = shown.nonsense
+
+
+@pytest.mark.parametrize("view", [TeacherView, TeacherLogits])
+def test_teachers_are_frozen(view):
+    network = create_model("resnet20").eval()
+    expected = network(IMAGES)
+    teacher = view(network).train()
+    assert isinstance(teacher, FrozenTeacher)  # so that checkpoints leave it out
+    assert not any(module.training for module in teacher.modules())
+    logits, _ = teacher(IMAGES)
+    assert torch.allclose(logits, expected, atol=1e-4)
+    assert not logits.requires_grad
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_batch_norm_is_folded_where_only_logits_are_read():
+    for kind in ("KD", "DKD", "EDKD", "AT", "RKD"):
+        distiller = make_distiller(configuration(kind), create_model("resnet8"), create_model("resnet14"), 0)
+        norms = [m for m in distiller.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert (not norms) == (kind in ("KD", "DKD", "EDKD"))
+
+
+@pytest.mark.parametrize("kind", ["FITNET", "VID"])
+def test_probing_moves_the_statistics_by_a_tenth_as_published(kind):
+    moved = []
+    for probe in (True, False):
+        cfg = configuration(kind)
+        cfg[kind].PROBE_IN_TRAIN_MODE = probe
+        teacher = create_model("resnet14")
+        make_distiller(cfg, create_model("resnet8"), teacher, 0)
+        moved.append(teacher.bn1.running_var.mean().item() != 1.0)
+        assert not teacher.training
+    assert moved == [True, False]
+
+
+def test_vid_trains_its_scales_where_asked_to():
+    for learn in (False, True):
+        cfg = configuration("VID", {"LEARN_SCALES": learn})
+        method = Distillation(make_distiller(cfg, create_model("resnet8"), create_model("resnet14"), 0))
+        assert all(p.requires_grad == learn for p in method.distiller.log_scales)
+
+
+def test_a_distiller_written_for_mdistiller():
+    """Its interface as far as published files use it: base class, `.train()`, losses of one number a sample."""
+
+    class Theirs(Distiller):
+        def __init__(self, student, teacher, cfg):
+            super(Theirs, self).__init__(student, teacher)  # noqa: UP008 - as published files write it
+            self.proj = nn.Linear(64, 64)
+
+        def get_learnable_parameters(self):
+            return super().get_learnable_parameters() + list(self.proj.parameters())
+
+        def get_extra_parameters(self):
+            return sum(p.numel() for p in self.proj.parameters())
+
+        def forward_train(self, image, target, **kwargs):
+            logits_student, feature_student = self.student(image)
+            with torch.no_grad():
+                _, feature_teacher = self.teacher(image)
+            distance = (self.proj(feature_student["pooled_feat"]) - feature_teacher["pooled_feat"]).pow(2).sum(1)
+            assert kwargs["epoch"] == 7
+            return logits_student, {"loss_ce": nn.functional.cross_entropy(logits_student, target), "loss_kd": distance}
+
+    cfg = configuration("KD")
+    distiller_dict["THEIRS"] = Theirs
+    try:
+        cfg.DISTILLER.TYPE = "THEIRS"
+        method = Distillation(make_distiller(cfg, create_model("resnet8"), create_model("resnet14"), 0)).train()
+    finally:
+        del distiller_dict["THEIRS"]
+    step = method(IMAGES, torch.tensor([1, 2, 3]), torch.arange(3), 6)
+    assert all(loss.ndim == 0 for loss in step.losses.values())
+    sum(step.losses.values()).backward()
+    assert method.distiller.proj.weight.grad is not None
+    assert method.eval().distiller(image=IMAGES).shape == (3, 100)
+
+
+def test_parameters_that_no_module_owns_are_refused():
+    class Hidden(Distiller):
+        def __init__(self, student, teacher):
+            super().__init__(student, teacher)
+            self.scales = [nn.Parameter(torch.zeros(3))]
+
+        def get_learnable_parameters(self):
+            return super().get_learnable_parameters() + self.scales
+
+    with pytest.raises(UserError, match="no module"):
+        Distillation(Hidden(StudentView(create_model("resnet8")), TeacherView(create_model("resnet8"))))
+
+
+def test_teachers_of_mtkd_rl_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "REPOSITORY", tmp_path)
+    folder = tmp_path / "mtkd_rl/checkpoints/teachers/models/resnet8_cifar100_lr_0.05_decay_0.0005_trial_0"
+    folder.mkdir(parents=True)
+    torch.save({"model": create_model("resnet8", family="mtkd_rl").state_dict()}, folder / "resnet8_best.pth")
+    found = teachers.find_teacher("resnet8", "cifar100", tmp_path / "output")
+    assert found.path == folder / "resnet8_best.pth"
+    teachers.load_network(create_model("resnet8"), found.path, "resnet8", "cifar100")
