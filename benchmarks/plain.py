@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -53,12 +51,39 @@ def plain_loader(
     return endless(DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=pin))
 
 
-def plain_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> float:
-    """One training step with cross-entropy, its metrics read back at once; returns the loss."""
-    logits = network(images)
-    loss = F.cross_entropy(logits, targets)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    np.mean((logits.argmax(1) == targets).cpu().numpy())
-    return loss.item()
+class PlainLoop:
+    """A published-style loop: eager, contiguous, its metrics read back at every step."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        loss: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+        loader: Iterator[tuple[Tensor, Tensor]],
+        device: torch.device,
+        learning_rate: float,
+    ) -> None:
+        self.student = student.to(device).train()
+        self.teacher = None if teacher is None else teacher.to(device).eval()
+        self._loss, self.loader, self.device = loss, loader, device
+        self.optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+
+    def loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the student's logits."""
+        logits, teacher_logits = self.student(images), None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = self.teacher(images)
+        return self._loss(logits, teacher_logits, targets), logits
+
+    def steps(self, count: int) -> int:
+        """Train so many steps; returns their number."""
+        for _ in range(count):
+            images, targets = (tensor.to(self.device) for tensor in next(self.loader))
+            loss, logits = self.loss(images, targets)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+            (logits.argmax(1) == targets).float().mean().item()
+        return count

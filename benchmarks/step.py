@@ -1,98 +1,168 @@
 """A whole training step (loader, forward, backward, optimiser, metrics) against a plain published-style loop.
 
-`python -m benchmarks.step --student shufflenet_v2`; add `--compile` or `--amp bf16` for our side's options.
+`python -m benchmarks.step --student shufflenet_v2` trains by cross-entropy as Tf-KD's baselines do;
+`python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD. `--compile` and `--amp` are
+options of our side.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+import dataclasses
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.loader import training_images
-from benchmarks.plain import plain_loader, plain_step
+from benchmarks.plain import PlainLoop, plain_loader
 from benchmarks.timing import interleave, report
-from common.command_line import ArgumentParser, entry_point
-from common.data import Batch, Batches
+from common.command_line import ArgumentParser, entry_point, positive
+from common.data import Augmentation, Batches, Normalization
 from common.models import create_model
 from common.training.engine import CheckpointFiles, Trainer
-from common.training.runtime import add_runtime_flags, runtime_from
+from common.training.method import Method
+from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
-from tfkd.experiment import CIFAR
-from tfkd.main import MOMENTUM, WEIGHT_DECAY
-from tfkd.methods import Baseline
 
 LEARNING_RATE = 0.01
 
 
-def _loss_difference(plain: nn.Module, trainer: Trainer, batch: Batch) -> float:
-    """Relative difference of both sides' losses on one batch at the same weights; the plain side reads contiguously."""
-    with torch.no_grad():
-        theirs = F.cross_entropy(plain(batch.images.contiguous()), batch.targets)
-        ours = sum(trainer.method(*batch[:3], epoch=0).losses.values())
-    return abs(ours - theirs).item() / theirs.item()
+@dataclasses.dataclass
+class Setting:
+    """What a paper trains: networks, method, and how the plain loop computes the same loss.
+
+    Attributes:
+        plain_loss: (student's logits, teacher's logits or None, targets) -> loss.
+    """
+
+    title: str
+    student: nn.Module
+    teacher: nn.Module | None
+    make_method: Callable[[nn.Module, nn.Module | None], Method]
+    plain_loss: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    preparation: tuple[Normalization, Augmentation]
+    batch_size: int
+
+
+def tfkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
+    """A baseline of Tf-KD."""
+    from tfkd.experiment import CIFAR
+    from tfkd.methods import Baseline
+
+    student = create_model(args.student or "shufflenet_v2", 100, family="tfkd")
+    return Setting(
+        f"Tf-KD baseline of {args.student or 'shufflenet_v2'}",
+        student,
+        None,
+        lambda student, teacher: Baseline(student),
+        lambda logits, teacher_logits, targets: F.cross_entropy(logits, targets),
+        CIFAR,
+        128,
+    )
+
+
+def edkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
+    """EDKD at the end of its warm-up."""
+    from edkd.distillers.EDKD import edkd_loss
+    from edkd.engine.cfg import CFG
+    from edkd.engine.experiment import CIFAR100
+    from edkd.engine.method import make_method
+
+    cfg = CFG.clone()
+    cfg.DISTILLER.TYPE = "EDKD"
+    cfg.EDKD.WARMUP = 1
+    names = args.teacher or "resnet32x4", args.student or "resnet8x4"
+    teacher, student = (create_model(name, 100, family="mdistiller") for name in names)
+
+    def plain_loss(logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets) + edkd_loss(logits, teacher_logits, targets, cfg.EDKD.T)
+
+    return Setting(
+        f"EDKD, {names[0]} teaches {names[1]}",
+        student,
+        teacher,
+        lambda student, teacher: make_method(cfg, student, teacher, all_targets, runtime),
+        plain_loss,
+        CIFAR100,
+        64,
+    )
+
+
+SETTINGS = {"tfkd": tfkd_setting, "edkd": edkd_setting}
 
 
 @entry_point
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--student", default="shufflenet_v2", help="network of the Tf-KD family")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2, help="worker processes of the plain loader")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps a measurement")
+    parser.add_argument("--paper", choices=list(SETTINGS), default="tfkd", help="whose method is trained")
+    parser.add_argument("--student", help="network (default: the paper's example)")
+    parser.add_argument("--teacher", help="edkd: network (default: resnet32x4)")
+    parser.add_argument("--batch-size", type=positive, help="default: the paper's")
+    parser.add_argument("--workers", type=positive, default=2, help="worker processes of the plain loader")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--steps", type=positive, default=4, help="steps a measurement")
     add_runtime_flags(parser)
     args = parser.parse_args()
-    with runtime_from(args) as runtime:
+    if args.teacher and args.paper == "tfkd":
+        parser.error("--teacher is for --paper edkd; the setting of Tf-KD is a baseline")
+    with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch:
         images = training_images()
-        normalization, augmentation = CIFAR
-        ours = create_model(args.student, 100, family="tfkd")
-        plain = copy.deepcopy(ours).to(runtime.device).train()
-        sgd = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
-        plain_optimizer = torch.optim.SGD(plain.parameters(), **sgd)
+        setting = SETTINGS[args.paper](args, torch.from_numpy(images.targets), runtime)
+        batch_size = args.batch_size or setting.batch_size
+        normalization, augmentation = setting.preparation
+        plain = PlainLoop(
+            copy.deepcopy(setting.student),
+            copy.deepcopy(setting.teacher),
+            setting.plain_loss,
+            plain_loader(images, normalization, augmentation, batch_size, args.workers),
+            runtime.device,
+            LEARNING_RATE,
+        )
         batches = Batches(
             images,
-            args.batch_size,
+            batch_size,
             normalization,
             runtime.device,
             augmentation=augmentation,
             shuffle=True,
             limit=args.steps,
         )
-        with tempfile.TemporaryDirectory() as scratch:
-            trainer = Trainer(
-                Baseline(ours),
-                lambda parameters: torch.optim.SGD(parameters, **sgd),
-                step_decay(LEARNING_RATE, (), 1.0),
-                epochs=1,
-                train=batches,
-                test=batches,
-                runtime=runtime,
-                files=CheckpointFiles(Path(scratch) / "last", Path(scratch) / "best"),
-                settings={},
-            )
-            difference = max(_loss_difference(plain, trainer, batch) for batch in batches.epoch())
-            print(f"loss of {args.steps} batches at the same weights: largest relative difference {difference:.1e}")
+        trainer = Trainer(
+            setting.make_method(setting.student, setting.teacher),
+            lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),
+            step_decay(LEARNING_RATE, (), 1.0),
+            epochs=1,
+            train=batches,
+            test=batches,
+            runtime=runtime,
+            files=CheckpointFiles(Path(scratch) / "last", Path(scratch) / "best"),
+            settings={},
+        )
+        difference = max(loss_difference(plain, trainer, *batch[:3]) for batch in batches.epoch())
+        print(f"loss of {args.steps} batches at the same weights: largest relative difference {difference:.1e}")
 
-            loader = plain_loader(images, normalization, augmentation, args.batch_size, args.workers)
-            epoch = iter(range(1, 10**9))
+        epoch = iter(range(1, 10**9))
 
-            def plain_steps() -> int:
-                for _ in range(args.steps):
-                    x, y = next(loader)
-                    plain_step(plain, plain_optimizer, x.to(runtime.device), y.to(runtime.device))
-                return args.steps * args.batch_size
+        def our_steps() -> int:
+            trainer.train_epoch(next(epoch), show_progress=False)
+            return args.steps * batch_size
 
-            def our_steps() -> int:
-                trainer.train_epoch(next(epoch), show_progress=False)
-                return args.steps * args.batch_size
+        ours = f"ours (amp {args.amp}, compile {args.compile})"
+        sides = {"plain": lambda: plain.steps(args.steps) * batch_size, ours: our_steps}
+        report(f"step: {setting.title}, batch {batch_size}", interleave(sides, args.rounds))
 
-            sides = {"plain": plain_steps, f"ours (amp {args.amp}, compile {args.compile})": our_steps}
-            report(f"step: {args.student}, batch {args.batch_size}", interleave(sides, args.rounds))
+
+def loss_difference(plain: PlainLoop, trainer: Trainer, images: Tensor, targets: Tensor, indices: Tensor) -> float:
+    """Relative difference of both sides' losses on one batch at the same weights; the plain side reads contiguously."""
+    with torch.no_grad():
+        theirs, _ = plain.loss(images.contiguous(), targets)
+        ours = sum(trainer.method(images, targets, indices, 0).losses.values())
+    return abs(ours - theirs).item() / theirs.item()
 
 
 if __name__ == "__main__":
