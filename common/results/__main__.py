@@ -18,9 +18,10 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m common.results", description=__doc__)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="where to look for run.json files")
     parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="published figures and plan")
+    parser.add_argument("--all", action="store_true", help="also the published tables for which there are no runs")
     args = parser.parse_args()
     tables = load_tables(args.experiments)
-    print(render(tables, *read_runs(args.directories)), end="")
+    print(render(tables, *read_runs(args.directories), unmeasured=args.all), end="")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,16 @@ the paper's: they prove that everything runs or which way it goes, and do not re
 Group = dict[tuple[str, str], Measured]  # (paper, experiment) -> figures, all under the same conditions
 
 
-def render(tables: Iterable[Table], records: Iterable[Record], remarks: Iterable[str] = ()) -> str:
-    """All tables for which there are runs, a sub-table for each data and budget, and the runs of no table."""
+def render(
+    tables: Iterable[Table], records: Iterable[Record], remarks: Iterable[str] = (), *, unmeasured: bool = False
+) -> str:
+    """All tables for which there are runs, a sub-table for each data and budget, and the runs of no table.
+
+    Args:
+        tables, records: published figures and finished runs.
+        remarks: added at the end.
+        unmeasured: also the tables for which there are no runs.
+    """
     tables, groups = list(tables), measure_all(records)
     sections = [HEAD]
     for table in tables:
@@ -28,6 +36,9 @@ def render(tables: Iterable[Table], records: Iterable[Record], remarks: Iterable
         if found:
             sections.append(_head(table))
             sections += [_sub_table(table, conditions, group) for conditions, group in found.items()]
+        elif unmeasured:
+            sections += [_head(table), _compact(table)]
+        if found or unmeasured:
             sections += [f"Note: {note}" for note in table.notes]
     known = {(table.paper, cell.experiment) for table in tables for cell in table.cells}
     sections += _others(groups, known)
@@ -38,6 +49,19 @@ def render(tables: Iterable[Table], records: Iterable[Record], remarks: Iterable
 
 def _head(table: Table) -> str:
     return f"## {table.title} (`{table.id}`)\n\n{table.dataset}, {table.metric}. Published figures: {table.source}."
+
+
+def _compact(table: Table) -> str:
+    """Rows and columns as published, each cell "published / measured", of which nothing is."""
+    rows: dict[str, dict[str, str]] = {}
+    for cell in table.cells:
+        column, bracket, teacher = cell.column.partition(
+            " ["
+        )  # where the teacher differs by row, it goes into the cell
+        rows.setdefault(cell.row, {})[column] = f"{_published(cell)}{bracket}{teacher} / {NONE}"
+    columns = list(next(iter(rows.values())))
+    lines = [[row, *(cells[column] for column in columns)] for row, cells in rows.items()]
+    return _markdown(["published / measured", *columns], lines, left=1)
 
 
 def _sub_table(table: Table, conditions: Conditions, group: Group) -> str:
@@ -103,10 +127,12 @@ def _others(groups: dict[Conditions, Group], known: set[tuple[str, str | None]])
                 method = str(measured.runs[0].settings.get("method", NONE))
                 figures = _figures(measured, conditions)
                 budget = conditions.budget + _batch_sizes(list(measured.runs))
-                rows.append([paper, experiment, method, *figures, str(len(measured.runs)), budget, conditions.content])
+                commits = ", ".join(sorted({run.commit for run in measured.runs}))
+                end = [str(len(measured.runs)), budget, conditions.content, commits]
+                rows.append([paper, experiment, method, *figures, *end])
     if not rows:
         return []
-    header = ["paper", "experiment", "method", "best", "last", "seeds", "budget", "data"]
+    header = ["paper", "experiment", "method", "best", "last", "seeds", "budget", "data", "commit"]
     return ["## Other runs", _markdown(header, rows, left=3)]
 
 

@@ -116,8 +116,19 @@ def test_a_users_own_run_is_shown_among_the_others(tmp_path):
     text = rendered(tmp_path)
     assert row(text, "tfkd", "base_experiments/mine") == [
         *("tfkd", "base_experiments/mine", "Mine", "50.00 †", "49.00 †", "1"),
-        *("3 of 200 epochs, batch size 128", PUBLISHED),
+        *("3 of 200 epochs, batch size 128", PUBLISHED, "c0ffee"),
     ]
+
+
+def test_tables_without_runs_on_demand(tmp_path):
+    write_run(tmp_path / "a", BASELINE, 76.0, 75.5)
+    assert "(`edkd/main`)" not in rendered(tmp_path)
+    text = render(load_tables(), *read_runs([tmp_path]), unmeasured=True)
+    defective = section(text, "tfkd/de-kd")
+    assert row(defective, "resnet18 (15.48, 1 epoch) / mobilenet_v2")[1] == "70.65 ± 0.35 / –"
+    assert row(section(text, "edkd/main"), "EDKD")[1] == "76.28 / –"
+    assert "very likely mislabelled" in section(text, "edkd/main")
+    assert row(section(text, "tfkd/baseline"), "resnet18")[1:3] == ["75.87", "76.00"]
 
 
 def test_unfinished_and_foreign_records_are_left_out_and_named(tmp_path):
