@@ -157,5 +157,5 @@ def test_plans_that_cannot_work(tmp_path: Path, runs, complaint):
 
 
 def test_an_unknown_budget_names_the_known_ones():
-    with pytest.raises(UserError, match="no budget 'huge': give one of paper, small, quick"):
+    with pytest.raises(UserError, match="no budget 'huge': give one of paper, small, trial, quick"):
         load_budget("huge")
