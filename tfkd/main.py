@@ -77,7 +77,7 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
     return torch.optim.SGD(parameters, lr=base_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
-def train(args: argparse.Namespace, runtime: Runtime) -> None:
+def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     model_dir, params = open_experiment(args.model_dir)
     data = load_data(args, params)
     method, remarks = build_method(args, model_dir, params, data)
@@ -109,8 +109,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
     )
     resumed = args.resume and trainer.resume()
     if resumed and is_done(directory):
-        report(trainer.accuracies, runtime)
-        return
+        return trainer.accuracies
     if args.restore_file and not resumed:
         checkpoint = load_weights(method.student, directory / f"{args.restore_file}.pth.tar", params.student)
         trainer.restore_optimizer(checkpoint)
@@ -134,21 +133,16 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
             remarks.append(f"resuming after epoch {trainer.epochs_done}/{epochs}")
         for remark in (*remarks, f"{settings['method']} of {params.student} on {data.name} ({data.content})"):
             run.log(remark)
-    report(trainer.fit(run, lambda test, is_best: write_results(directory, params, test, is_best)), runtime)
-
-
-def report(accuracies: Accuracies, runtime: Runtime) -> None:
-    """The last line of a run."""
-    if runtime.is_main:
-        print(f"test accuracy: last epoch {accuracies.last:.2f}, best epoch {accuracies.best:.2f}", end="")
-        print("" if accuracies.selected is None else f", chosen by validation {accuracies.selected:.2f}")
+    return trainer.fit(run, lambda test, is_best: write_results(directory, params, test, is_best))
 
 
 @entry_point
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:
-        train(args, runtime)
+        accuracies = train(args, runtime)
+        if runtime.is_main:
+            print(accuracies)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,10 @@ class Accuracies:
     selected: float | None = None
     best_validation: float = -math.inf
 
+    def __str__(self) -> str:
+        chosen = "" if self.selected is None else f", chosen by validation {self.selected:.2f}"
+        return f"test accuracy: last epoch {self.last:.2f}, best epoch {self.best:.2f}{chosen}"
+
     def update(self, epoch: int, test: float, validation: float | None) -> bool:
         """Take in one epoch; says whether it is the best on test."""
         self.last = test

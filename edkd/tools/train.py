@@ -52,7 +52,7 @@ def checkpoint_files(cfg: Node, directory: Path) -> CheckpointFiles:
     return CheckpointFiles(directory / "latest", directory / "best", kept, **keys)
 
 
-def train(args: argparse.Namespace, runtime: Runtime) -> None:
+def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     cfg, published_epochs = load_config(args)
     data = load_data(args, cfg.DATASET.TYPE)
     student = build_network(cfg.DISTILLER.STUDENT, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.STUDENT")
@@ -79,8 +79,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
     )
     resumed = args.resume and trainer.resume()
     if resumed and is_done(directory):
-        report(trainer.accuracies, runtime)
-        return
+        return trainer.accuracies
     run, after_epoch, wandb = None, None, None
     if runtime.is_main:
         run = RunDirectory(
@@ -129,7 +128,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
     accuracies = trainer.fit(run, after_epoch)
     if wandb is not None:
         wandb.finish()
-    report(accuracies, runtime)
+    return accuracies
 
 
 def teacher_remarks(name: str, found: TeacherFile, data: Dataset) -> list[str]:
@@ -140,18 +139,13 @@ def teacher_remarks(name: str, found: TeacherFile, data: Dataset) -> list[str]:
     return remarks
 
 
-def report(accuracies: Accuracies, runtime: Runtime) -> None:
-    """The last line of a run."""
-    if runtime.is_main:
-        chosen = "" if accuracies.selected is None else f", chosen by validation {accuracies.selected:.2f}"
-        print(f"test accuracy: last epoch {accuracies.last:.2f}, best epoch {accuracies.best:.2f}{chosen}")
-
-
 @entry_point
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:
-        train(args, runtime)
+        accuracies = train(args, runtime)
+        if runtime.is_main:
+            print(accuracies)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import torch
 
 from common.data import Batch
 from common.models import create_model
-from common.training.engine import CheckpointFiles, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from edkd.engine.method import make_method
 from edkd.engine.solver import make_optimizer
 from tests.edkd.checks import configuration, fill_named
 from tests.golden import conformance, draw, golden_fill
+from tests.trajectories import watched_steps
 
 CASES = conformance("trajectories/edkd.json")["cases"]
 
@@ -52,28 +52,15 @@ def test_trajectory(case, monkeypatch, tmp_path):
     method = make_method(cfg, student, teacher, torch.zeros(8, dtype=torch.long), Runtime(torch.device("cpu")))
     fill_named(method.distiller, case.get("auxiliary_state", {}))
     batches = FixedBatches(case)
-    trainer = Trainer(
+    seen = watched_steps(
         method,
         lambda parameters: make_optimizer(cfg, parameters),
         step_decay(cfg.SOLVER.LR, cfg.SOLVER.LR_DECAY_STAGES, cfg.SOLVER.LR_DECAY_RATE),
-        240,
-        train=batches,
-        test=batches,
-        runtime=Runtime(torch.device("cpu")),
-        files=CheckpointFiles(tmp_path / "last", tmp_path / "best"),
-        settings={},
+        batches,
+        sorted({entry["epoch"] - 1 for entry in case["steps"]}),
+        tmp_path,
+        monkeypatch,
     )
-    seen = []
-    train_step = trainer._train_step
-
-    def spy(batch, epoch):
-        step = train_step(batch, epoch)
-        seen.append((trainer.optimizer.param_groups[0]["lr"], {k: v.item() for k, v in step.losses.items()}))
-        return step
-
-    monkeypatch.setattr(trainer, "_train_step", spy)
-    for epoch in sorted({entry["epoch"] for entry in case["steps"]}):
-        trainer.train_epoch(epoch - 1, show_progress=False)
 
     assert len(seen) == len(case["steps"])
     for (rate, losses), expected in zip(seen, case["steps"], strict=True):

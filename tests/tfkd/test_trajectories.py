@@ -5,10 +5,9 @@ import torch
 
 from common.data import Batch
 from common.models import create_model
-from common.training.engine import CheckpointFiles, Trainer
-from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from tests.golden import conformance, draw, golden_fill
+from tests.trajectories import watched_steps
 from tfkd.main import GAMMA, MILESTONES, RATE_BATCH_SIZE, make_optimizer
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
@@ -57,29 +56,15 @@ def test_trajectory(case, monkeypatch, tmp_path):
     base_lr = case["hyper"]["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
     params = Params(case["student"], 1.0, "yes", "none", case["hyper"]["learning_rate"], case["batch"], 2, "cifar100")
     method = build(case)
-    batches = FixedBatches(case)
-    trainer = Trainer(
+    seen = watched_steps(
         method,
         lambda parameters: make_optimizer(params, base_lr, parameters),
         step_decay(base_lr, MILESTONES, GAMMA, warmup_epochs=case["warm"]),
-        case["epochs"],
-        train=batches,
-        test=batches,
-        runtime=Runtime(torch.device("cpu")),
-        files=CheckpointFiles(tmp_path / "last", tmp_path / "best"),
-        settings={},
+        FixedBatches(case),
+        range(case["epochs"]),
+        tmp_path,
+        monkeypatch,
     )
-    seen = []
-    train_step = trainer._train_step
-
-    def spy(batch, epoch):
-        step = train_step(batch, epoch)
-        seen.append((trainer.optimizer.param_groups[0]["lr"], {k: v.item() for k, v in step.losses.items()}))
-        return step
-
-    monkeypatch.setattr(trainer, "_train_step", spy)
-    for epoch in range(case["epochs"]):
-        trainer.train_epoch(epoch, show_progress=False)
 
     alpha = case["hyper"].get("alpha", case["hyper"].get("reg_alpha"))
     assert len(seen) == len(case["steps"])
