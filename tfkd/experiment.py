@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.command_line import find_path
 from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
+from common.data.flags import cut_validation
 from common.errors import UserError
 from common.models import Network, create_model
 from common.training.runtime import Runtime
@@ -85,13 +86,8 @@ def build_network(name: str, params: Params, file: Path, num_classes: int) -> Ne
 def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, Batches]:
     """Batches of the training, test and (with --val-fraction) validation part."""
     normalization, augmentation = preparation(params.dataset)
-    train, validation = data.train, None
-    if not 0 <= args.val_fraction < 1:
-        raise UserError(f"--val-fraction {args.val_fraction} must be at least 0 and below 1")
-    if params.subset_percent < 1:
-        _, train = train.split(params.subset_percent)
-    if args.val_fraction:
-        train, validation = train.split(args.val_fraction)
+    train = data.train if params.subset_percent == 1 else data.train.split(params.subset_percent)[1]
+    train, validation = cut_validation(train, args.val_fraction)
     where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
     evaluation = {**where, "limit": args.limit_eval_batches}
     batches = {

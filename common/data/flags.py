@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from common.command_line import positive
+from common.errors import UserError
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,3 +22,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="cut this part of each class from the training set and let it choose the reported epoch",
     )
+
+
+def cut_validation(train: Any, fraction: float) -> tuple[Any, Any]:
+    """The training set without its part for validation, and that part; None where `--val-fraction` is 0.
+
+    Args:
+        train: an image set with `split`.
+        fraction: `--val-fraction`.
+
+    Raises:
+        UserError: a fraction that is none.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"--val-fraction {fraction} must be at least 0 and below 1")
+    return train.split(fraction) if fraction else (train, None)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.command_line import REPOSITORY, ArgumentParser, entry_point, positive
 from common.errors import UserError
 from common.plan.budgets import load_budget
 from common.plan.datasets import is_present, provide
@@ -37,12 +37,6 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _jobs(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return int(text)
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(
         prog="python -m common.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
         help="only experiments ('base_experiments/*') or cells ('<table> <row> <column>') of this pattern; repeatable",
     )
     add("--seeds", type=_seeds, metavar="S,...", help="seeds (default: the budget's)")
-    add("--jobs", type=_jobs, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
+    add("--jobs", type=positive, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
     add("--dry-run", action="store_true", help="print the commands and what is there already; do nothing")
     add("--output", type=Path, default=REPOSITORY / "results", metavar="DIR", help="default: results/")
     add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="data sets (default: data/)")

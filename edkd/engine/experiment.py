@@ -8,6 +8,7 @@ from typing import Any
 
 from common.command_line import find_path
 from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, load_dataset
+from common.data.flags import cut_validation
 from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
 from common.errors import UserError
 from common.models import Network, create_model, list_models
@@ -127,11 +128,7 @@ def training_batches(
 
 def make_batches(args: argparse.Namespace, cfg: Node, data: Dataset, runtime: Runtime) -> dict[str, Any]:
     """Batches of the training, test and (with --val-fraction) validation part."""
-    train, validation = data.train, None
-    if not 0 <= args.val_fraction < 1:
-        raise UserError(f"--val-fraction {args.val_fraction} must be at least 0 and below 1")
-    if args.val_fraction:
-        train, validation = train.split(args.val_fraction)
+    train, validation = cut_validation(data.train, args.val_fraction)
     options = {"batch_size": cfg.DATASET.TEST.BATCH_SIZE, "workers": cfg.DATASET.NUM_WORKERS}
     batches = {
         "train": training_batches(args, cfg, train, runtime),
