@@ -49,6 +49,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
         signal.signal(signal.SIGTERM, _stop)
         try:
             main()
+            if "RANK" in os.environ:
+                _exit(0)
         except UserError as error:
             _leave(f"error: {error}", 2)
         except TrainingError as error:
@@ -70,6 +72,16 @@ def _stop(signal_number: int, frame: object) -> NoReturn:
 def _leave(message: str, code: int) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":  # one process of a distributed run speaks for all
         print(" ".join(message.split()), file=sys.stderr, flush=True)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    if "RANK" in os.environ:
+        # gloo's threads outlive the process group; one that lets go of a Python object while the interpreter is taken
+        # down aborts the process, although all its work is done and saved
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -39,8 +39,8 @@ def watched_steps(
     seen = []
     train_step = trainer._train_step
 
-    def watch(batch, epoch):
-        step = train_step(batch, epoch)
+    def watch(*args):
+        step = train_step(*args)
         seen.append((trainer.optimizer.param_groups[0]["lr"], {k: v.item() for k, v in step.losses.items()}))
         return step
 

@@ -34,14 +34,14 @@ class CheckpointFiles:
 
     Attributes:
         last: after every epoch; what `--resume` reads.
-        best: at the best test accuracy so far, the latest of equals.
+        best: at the best test accuracy so far, the latest of equals; None where the script keeps the best itself.
         snapshots: file that keeps the student's weights -> number of finished epochs when it is written.
         weights_key, optimizer_key, accuracy_key: what the published files call the student's weights, the optimiser's
             state and the best accuracy so far; without the last it is kept under a name of ours alone.
     """
 
     last: Path
-    best: Path
+    best: Path | None
     snapshots: dict[Path, int] = dataclasses.field(default_factory=dict)
     weights_key: str = "state_dict"
     optimizer_key: str = "optim_dict"
@@ -79,6 +79,44 @@ class Accuracies:
             self.best, self.best_epoch = test, epoch
         return self.best_epoch == epoch
 
+    def results(self) -> dict[str, Any]:
+        """Fields of `run.json`."""
+        if self.best_epoch < 0:
+            return {"accuracy": None}
+        figures = {"last": self.last, "best": self.best, "best_epoch": self.best_epoch}
+        return {"accuracy": {**figures, "selected_by_validation": self.selected}}
+
+
+@dataclasses.dataclass
+class ValidationFigures:
+    """What training goes by where it never sees the test set: the loss on the validation part.
+
+    Attributes:
+        last: accuracy on the validation part in percent, after the last epoch.
+        best: the same of the chosen epoch.
+        best_epoch: the epoch of the lowest loss, from 0, the earliest of equals.
+        best_loss: that loss.
+    """
+
+    last: float = math.nan
+    best: float = math.nan
+    best_epoch: int = -1
+    best_loss: float = math.inf
+
+    def __str__(self) -> str:
+        return f"validation accuracy: last epoch {self.last:.2f}, chosen epoch {self.best:.2f}"
+
+    def update(self, epoch: int, loss: float, accuracy: float) -> bool:
+        """Take in one epoch; says whether it is the best."""
+        self.last = accuracy
+        if loss < self.best_loss:
+            self.best, self.best_epoch, self.best_loss = accuracy, epoch, loss
+        return self.best_epoch == epoch
+
+    def results(self) -> dict[str, Any]:
+        """Fields of `run.json`; who trains without a test set measures the accuracy on it afterwards."""
+        return {"accuracy": None, "validation": dataclasses.asdict(self) if self.best_epoch >= 0 else None}
+
 
 class Trainer:
     """Trains a method.
@@ -88,8 +126,10 @@ class Trainer:
         make_optimizer: builds the optimiser from the trainable parameters.
         schedule: learning rate by position.
         epochs: how many to train.
-        train, test: batches of both parts.
+        train, test: batches of both parts; without a test part the validation loss chooses the best epoch.
         validation: batches of a part cut from the training set, where there is one.
+        accumulation_steps: batches whose gradients are summed before each update; the last batch of an epoch updates
+            with whatever has come together.
         runtime: device, precision, processes.
         files: where checkpoints go.
         settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
@@ -102,21 +142,23 @@ class Trainer:
         schedule: Schedule,
         epochs: int,
         train: Batches,
-        test: Batches,
+        test: Batches | None,
         runtime: Runtime,
         files: CheckpointFiles,
         settings: dict[str, Any],
         validation: Batches | None = None,
+        accumulation_steps: int = 1,
     ) -> None:
         self.method = method.to(runtime.device, memory_format=torch.channels_last)
         if runtime.device.type == "cpu":
             use_channels_last_batch_norm(self.method)
-        self.optimizer = make_optimizer([p for p in self.method.parameters() if p.requires_grad])
+        self.optimizer = make_optimizer(self.method.trainable_parameters())
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, settings
+        self.accumulation_steps = accumulation_steps
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.amp == "fp16")
-        self.accuracies = Accuracies()
+        self.accuracies = ValidationFigures() if test is None else Accuracies()
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.epochs_done = 0
         self.seconds = 0.0
@@ -129,6 +171,10 @@ class Trainer:
         if runtime.distributed:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PyTorch is about to rename the flag
+                # what the method trains by itself is its own business
+                DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                    self._forward, _names_of_others(self._forward, self.method.trainable_parameters())
+                )
                 # running statistics are averaged once an epoch instead of broadcast at every step
                 self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
 
@@ -156,7 +202,7 @@ class Trainer:
             self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
             self.scaler.load_state_dict(state["scaler"])
-            self.accuracies = Accuracies(**state["accuracies"])
+            self.accuracies = type(self.accuracies)(**state["accuracies"])
             self.history, self.seconds = state["history"], state["seconds"]
             self.epochs_done = int(content["epoch"])
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -198,26 +244,33 @@ class Trainer:
             if finished == moment:
                 save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
         # `last` comes after all others: a run killed in between repeats this epoch and writes the same again
-        if is_best:
+        if is_best and self.files.best:
             save_checkpoint(content, self.files.best)
         save_checkpoint(content, self.files.last)
 
     def fit(
-        self, run: RunDirectory | None, after_epoch: Callable[[dict[str, float], bool], None] | None = None
-    ) -> Accuracies:
+        self,
+        run: RunDirectory | None,
+        after_epoch: Callable[[dict[str, float], bool], None] | None = None,
+        after_training: Callable[[], dict[str, Any]] | None = None,
+    ) -> Accuracies | ValidationFigures:
         """Train to the end.
 
         Args:
             run: receives records; None on all but the main process.
-            after_epoch: called on the main process with the test figures and whether they are the best so far.
+            after_epoch: called on the main process with the test figures (of the validation part where there is no test
+                part) and whether they are the best so far.
+            after_training: called on all processes after the last epoch; gives more fields of the run's record.
 
         Raises:
             TrainingError: a loss that is not finite; checkpoints stay as they were after the last good epoch.
         """
-        status, problem = "failed", None
+        status, problem, more = "failed", None, {}
         try:
             for epoch in range(self.epochs_done, self.epochs):
                 self._run_epoch(epoch, run, after_epoch)
+            if after_training is not None:
+                more = after_training()
             status = "done"
         except KeyboardInterrupt:
             status = "stopped"
@@ -227,21 +280,13 @@ class Trainer:
             raise
         finally:
             if run is not None:
-                run.close(status, error=problem, **self._results())
+                run.close(status, error=problem, **{**self._results(), **more})
         return self.accuracies
 
     def _results(self) -> dict[str, Any]:
         """Figures for `run.json`, as far as training has come."""
-        a = self.accuracies
         return {
-            "accuracy": None
-            if a.best_epoch < 0
-            else {
-                "last": a.last,
-                "best": a.best,
-                "best_epoch": a.best_epoch,
-                "selected_by_validation": a.selected,
-            },
+            **self.accuracies.results(),
             "epochs_done": self.epochs_done,
             "seconds": round(self.seconds, 2),
         }
@@ -256,14 +301,20 @@ class Trainer:
         training_seconds = time.perf_counter() - started
         student = self.method.student
         self._average_running_statistics(student)
-        test = evaluate(student, self.test, self.runtime)
-        if not math.isfinite(test["loss"]):
+        test, validation = (
+            evaluate(student, part, self.runtime, self.method.evaluation_loss) if part is not None else None
+            for part in (self.test, self.validation)
+        )
+        judged, part = (validation, "validation") if test is None else (test, "test")
+        if not math.isfinite(judged["loss"]):
             raise TrainingError(
-                f"the test loss is not finite after epoch {epoch + 1}: training stops; the checkpoints hold the last "
+                f"the {part} loss is not finite after epoch {epoch + 1}: training stops; the checkpoints hold the last "
                 "good epoch (a lower learning rate may help)"
             )
-        validation = evaluate(student, self.validation, self.runtime) if self.validation is not None else None
-        is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
+        if test is None:
+            is_best = self.accuracies.update(epoch, validation["loss"], validation["accuracy"])
+        else:
+            is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
         self.seconds += time.perf_counter() - started
         if run is None:
             return
@@ -272,21 +323,21 @@ class Trainer:
             "epoch": epoch,
             "learning_rate": rate,
             **{f"train/{name}": value for name, value in train.items()},
-            **{f"test/{name}": value for name, value in test.items()},
+            **{f"test/{name}": value for name, value in (test or {}).items()},
             **{f"validation/{name}": value for name, value in (validation or {}).items()},
             "images_per_second": self.train.samples / training_seconds,
         }
         self.history.append(line)
         run.log_epoch(line)
         if after_epoch is not None:
-            after_epoch(test, is_best)
+            after_epoch(judged, is_best)
         self._save(epoch + 1, is_best)
         self.epochs_done = epoch + 1
         run.update(**self._results())
         run.log(
             f"epoch {epoch + 1}/{self.epochs}: rate {rate:.4g}, "
             f"train loss {train['loss']:.4f} accuracy {train['accuracy']:.2f}, "
-            f"test loss {test['loss']:.4f} accuracy {test['accuracy']:.2f} "
+            f"{part} loss {judged['loss']:.4f} accuracy {judged['accuracy']:.2f} "
             f"(best {self.accuracies.best:.2f}), {self.train.samples / training_seconds:.0f} images/s"
         )
 
@@ -307,24 +358,35 @@ class Trainer:
             rate = self.schedule(epoch, iteration, iterations)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            step = self._train_step(batch, epoch)
+            step = self._train_step(batch, epoch, iteration, iterations)
             sums.add(step, batch)
             if self.runtime.device.type == "cpu" and not self.runtime.distributed:
                 sums.check(epoch)  # costs nothing where there is nobody to wait for
         sums.check(epoch)
-        return sums.means()
+        return {**sums.means(), **self._method_figures()}
 
-    def _train_step(self, batch: Batch, epoch: int) -> Step:
+    def _train_step(self, batch: Batch, epoch: int, iteration: int, iterations: int) -> Step:
         with self.runtime.autocast():
             step: Step = self._forward(batch.images, batch.targets, batch.indices, epoch)
         # processes average their gradients; with shares of unequal size each counts by its samples
         share = len(batch.targets) * self.runtime.world_size / batch.global_size
-        self.optimizer.zero_grad(set_to_none=True)
+        if iteration % self.accumulation_steps == 0:
+            self.optimizer.zero_grad(set_to_none=True)
         weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}
         self.method.backward({name: self.scaler.scale(loss) for name, loss in weighted.items()}, self.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if (iteration + 1) % self.accumulation_steps == 0 or iteration + 1 == iterations:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.method.after_step(epoch, iteration, iterations)
         return step
+
+    def _method_figures(self) -> dict[str, float]:
+        """The method's own figures of an epoch, averaged over processes."""
+        figures = self.method.figures()
+        if not figures:
+            return {}
+        values = reduce_sum(torch.stack([value.detach().double() for value in figures.values()]), self.runtime)
+        return dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
 
     def _average_running_statistics(self, network: nn.Module) -> None:
         """Give all processes the same batch-norm statistics: the mean of theirs."""
@@ -334,6 +396,12 @@ class Trainer:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.runtime.world_size
+
+
+def _names_of_others(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
+    """Names in `module` of the parameters that are not among `parameters`."""
+    ours = {id(parameter) for parameter in parameters}
+    return [name for name, parameter in module.named_parameters() if id(parameter) not in ours]
 
 
 class _EpochSums:

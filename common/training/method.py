@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models.folding import fold_batch_norm
+from common.training.evaluation import cross_entropy
 
 
 class Step(NamedTuple):
@@ -28,8 +29,9 @@ class Step(NamedTuple):
 class Method(nn.Module):
     """A way of training `student`: `method(images, targets, indices, epoch)` gives a `Step`.
 
-    Every parameter of the method that wants a gradient is trained; only the student is evaluated and saved as the
-    result.
+    Every parameter of the method that wants a gradient is trained, unless `trainable_parameters` says otherwise; only
+    the student is evaluated and saved as the result. What the method learns by itself and is no parameter or buffer
+    goes into checkpoints through `get_extra_state` and `set_extra_state` of `nn.Module`.
 
     Attributes:
         student: the network that is trained.
@@ -58,6 +60,29 @@ class Method(nn.Module):
             optimizer: the run's; its gradients are clear.
         """
         sum(losses.values()).backward()
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that the run's optimiser trains; a method that trains some by itself leaves those out."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
+        """Called after each batch, when the run's optimiser has had its turn.
+
+        Args:
+            epoch: counted from 0.
+            iteration: index of the batch within the epoch, of `iterations`.
+        """
+
+    def figures(self) -> dict[str, Tensor]:
+        """Scalars of the epoch that has just been trained, for its record; the next epoch begins at nought.
+
+        Means over this process's batches; the loop averages them over processes.
+        """
+        return {}
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """What the student's logits for a batch cost when it is evaluated, summed over samples."""
+        return cross_entropy(images, logits, targets)
 
 
 class FrozenTeacher(nn.Module):

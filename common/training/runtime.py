@@ -90,7 +90,8 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
     if world_size > 1:
-        nccl = device.type == "cuda" and dist.is_nccl_available()
+        wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
+        nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
         dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
     torch.manual_seed(args.seed)
     try:

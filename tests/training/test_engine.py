@@ -399,9 +399,65 @@ def test_unequal_shares_count_by_their_samples(tmp_path):
     training = trainer(tmp_path, runtime=Runtime(torch.device("cpu"), rank=0, world_size=1))
     (batch,) = batches(batch_size=20).epoch()
     training.optimizer.zero_grad()
-    training._train_step(Batch(batch.images[:5], batch.targets[:5], batch.indices[:5], 20), 0)
+    training._train_step(Batch(batch.images[:5], batch.targets[:5], batch.indices[:5], 20), 0, 0, 1)
     share = [p.grad.clone() for p in training.method.parameters()]
     reference = Linear()
     sum(reference(batch.images[:5], batch.targets[:5], batch.indices[:5], 0).losses.values()).backward()
     for ours, theirs in zip(share, reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs.grad * 5 / 20)
+
+
+# ------------------------------------------------------------------------------------- what a method may do besides
+
+
+class Sides(Linear):
+    """Trains one more parameter by itself after each step, and reports two figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[int, int, int]] = []
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return list(self.student.parameters())
+
+    def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
+        self.seen.append((epoch, iteration, iterations))
+        with torch.no_grad():
+            self.own += 1
+
+    def figures(self) -> dict[str, Tensor]:
+        return {"own": self.own, "twice": 2 * self.own}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": len(self.seen)}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls_before = state["calls"]
+
+
+def test_what_a_method_trains_by_itself(tmp_path):
+    method = Sides()
+    training = trainer(tmp_path, method, epochs=2)
+    training.fit(run_directory(tmp_path))
+    assert method.seen == [(epoch, i, 4) for epoch in (0, 1) for i in range(4)]
+    assert [(line["train/own"], line["train/twice"]) for line in metrics(tmp_path)] == [(4, 8), (8, 16)]
+    assert len(training.optimizer.param_groups[0]["params"]) == 2
+    again = trainer(tmp_path, Sides(), epochs=3)
+    assert again.resume()
+    assert (again.method.own.item(), again.method.calls_before) == (8, 8)
+
+
+def test_gradients_of_several_batches_are_summed(tmp_path):
+    """Two updates in an epoch of four batches, three a time: after the third, and with what is left after the last."""
+    training = trainer(tmp_path, make_optimizer=lambda p: torch.optim.SGD(p, 0.1), accumulation_steps=3)
+    reference = Linear()
+    optimizer = torch.optim.SGD(reference.parameters(), 0.1)
+    for i, batch in enumerate(batches(shuffle=True).epoch(0)):
+        sum(reference(batch.images, batch.targets, batch.indices, 0).losses.values()).backward()
+        if i in (2, 3):
+            optimizer.step()
+            optimizer.zero_grad()
+    training.train_epoch(0, show_progress=False)
+    for ours, theirs in zip(training.method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
