@@ -1,1 +1,1 @@
-"""Run records beside the published figures: reads `run.json` files and knows the papers only as data."""
+"""Run records beside the published figures: reads `run.json` and `metrics.jsonl`, and knows the papers only as data."""

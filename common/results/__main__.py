@@ -1,27 +1,49 @@
-"""Print the published tables with the figures of the runs below some directories: `python -m common.results results`.
+"""The published tables with the figures of the runs below some directories: `python -m common.results results`.
 
-Reads the `run.json` files there and nothing else of the runs.
+Prints them as Markdown; `--html FILE` also writes one page with curves, commands and links to the runs. `--compare A B`
+says instead whether two experiments differ: two directories (or run.json files), or two experiments below DIR.
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from common.command_line import ArgumentParser, entry_point
+from common.results.compare import compare, find_side
+from common.results.page import write_page
 from common.results.records import read_runs
+from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, load_tables
 from common.results.tables import render
 
 
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(prog="python -m common.results", description=__doc__)
+    add = parser.add_argument
+    add("directories", nargs="*", type=Path, metavar="DIR", help="where to look for run.json files")
+    add("--experiments", type=Path, default=EXPERIMENTS, help="published figures and plan")
+    add("--all", action="store_true", help="also the published tables for which there are no runs")
+    add("--html", type=Path, metavar="FILE", help="also write one self-contained page with all tables")
+    add("--compare", nargs=2, metavar=("A", "B"), help="say whether two sets of runs differ (t-tests, effect size)")
+    add("--across-budgets", action="store_true", help="compare runs of different data or budgets all the same")
+    args = parser.parse_args()
+    if not args.directories and not args.compare:
+        parser.error("give a directory with runs")
+    return args
+
+
 @entry_point
 def main() -> None:
-    parser = ArgumentParser(prog="python -m common.results", description=__doc__)
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="where to look for run.json files")
-    parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="published figures and plan")
-    parser.add_argument("--all", action="store_true", help="also the published tables for which there are no runs")
-    args = parser.parse_args()
-    tables = load_tables(args.experiments)
-    print(render(tables, *read_runs(args.directories), unmeasured=args.all), end="")
+    args = parse_arguments()
+    if args.compare:
+        a, b = (find_side(name, args.directories) for name in args.compare)
+        print(compare(a, b, across_budgets=args.across_budgets), end="")
+        return
+    report = make_report(load_tables(args.experiments), *read_runs(args.directories))
+    if args.html:
+        write_page(report, args.html)
+    print(render(report, unmeasured=args.all), end="")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,29 @@
-"""Finished runs as their `run.json` files tell them, and what runs must share to be averaged."""
+"""Finished runs as their own files tell them, and what runs must share to be averaged."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 
-PUBLISHED_CONTENT = "published archive"  # begins what a record says about data whose checksums were right
+PUBLISHED_CONTENT = "published "  # begins what a record says of data whose checksums, or layout and counts, are right
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """Data and budget of a run. Runs of different conditions never stand in one table.
+    """Data and budget of a run. Runs of different conditions are never averaged.
 
     Attributes:
         content, fingerprint: what the data were, in words and as a digest.
+        dataset: name of the data set.
         epochs: trained; `published_epochs`: of the paper.
         batches, eval_batches: limits on batches an epoch and an evaluation; None without a limit.
         precision: mixed precision, or "off" for float32.
@@ -29,6 +31,7 @@ class Conditions:
 
     content: str
     fingerprint: str
+    dataset: str
     epochs: int
     published_epochs: int
     batches: int | None = None
@@ -45,10 +48,28 @@ class Conditions:
         whole = self.batches is None and self.eval_batches is None
         return self.published_data and whole and self.epochs == self.published_epochs
 
+    def beside(self, other: Conditions) -> bool:
+        """Whether both can stand in one table: the same budget, on different sets that are both real or both not."""
+        mine, others = (dataclasses.replace(c, content="", dataset="", fingerprint="") for c in (self, other))
+        return mine == others and self.published_data == other.published_data and self.dataset != other.dataset
+
+    @property
+    def distance(self) -> tuple:
+        """Sorts the conditions nearest to the paper's first."""
+        return not self.as_published, not self.published_data, -self.epochs, str(self)
+
     @property
     def budget(self) -> str:
         """The budget in words."""
-        parts = [f"{self.epochs} of {self.published_epochs} epochs"]
+        return self._in_words(f"{self.epochs} of {self.published_epochs} epochs")
+
+    @property
+    def training(self) -> str:
+        """The same without the paper's: how long was trained, whatever is published."""
+        return self._in_words(f"{self.epochs} epochs")
+
+    def _in_words(self, epochs: str) -> str:
+        parts = [epochs]
         if self.batches is not None:
             parts.append(f"at most {self.batches} batches an epoch")
         if self.eval_batches is not None:
@@ -65,8 +86,11 @@ class Record:
     Attributes:
         paper, experiment: what the tables know it by.
         settings: everything that made the run, but the seed.
-        best, last: test accuracy in percent at the best epoch and at the last.
+        best, last, selected: test accuracy in percent at the best epoch, at the last, and at the one that a validation
+            part chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
+        directory: of the run; holds `run.json` and `metrics.jsonl`.
+        command, called_in: what was typed, and the working directory.
     """
 
     paper: str
@@ -74,25 +98,56 @@ class Record:
     seed: int
     settings: dict[str, Any]
     conditions: Conditions
-    best: float
-    last: float
+    best: float | None
+    last: float | None
+    selected: float | None
     started: str
     commit: str
     hardware: str
+    directory: Path
+    command: tuple[str, ...]
+    called_in: str
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.settings.get("batch_size", self.settings.get("SOLVER.BATCH_SIZE"))
+
+    @property
+    def method(self) -> str | None:
+        return self.settings.get("method", self.settings.get("DISTILLER.TYPE"))
+
+    def curve(self) -> Curve | None:
+        """Accuracy by epoch, from `metrics.jsonl`; None without one, or with a damaged one."""
+        try:
+            lines = (self.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            epochs = [json.loads(line) for line in lines]
+            part = "test" if "test/accuracy" in epochs[0] else "validation"
+            points = tuple((int(epoch["epoch"]) + 1, float(epoch[f"{part}/accuracy"])) for epoch in epochs)
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
+        return Curve(part, points) if all(math.isfinite(accuracy) for _, accuracy in points) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Accuracy in percent on a `part` of the data, "test" or "validation", by number of finished epochs."""
+
+    part: str
+    points: tuple[tuple[int, float], ...]
 
 
 def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
-    """All finished runs below `directories`, and remarks about the others.
+    """All finished runs below `directories` (or in `run.json` files), and remarks about the others.
 
     Raises:
-        UserError: a directory that is not there.
+        UserError: a directory or file that is not there.
     """
     records, unfinished, unreadable = [], Counter(), []
     for file in _run_files(directories):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             if content["status"] == "done":
-                records.append(_record(content))
+                records.append(_record(content, file.parent))
             else:
                 unfinished[content["status"]] += 1
         except (OSError, ValueError, KeyError, TypeError):
@@ -104,7 +159,9 @@ def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
 def _run_files(directories: Iterable[Path]) -> list[Path]:
     files = {}
     for directory in directories:
-        if not directory.is_dir():
+        if directory.is_file():
+            files[directory.resolve()] = directory
+        elif not directory.is_dir():
             raise UserError(f"no directory {directory}")
         for folder, _, names in os.walk(directory):  # does not follow links, so that no run is met twice
             if "run.json" in names:
@@ -113,9 +170,14 @@ def _run_files(directories: Iterable[Path]) -> list[Path]:
     return sorted(files.values())
 
 
-def _record(content: dict[str, Any]) -> Record:
+def _record(content: dict[str, Any], directory: Path) -> Record:
     settings, data, budget = dict(content["settings"]), content["data"], content["budget"]
-    hardware = content["hardware"]
+    hardware, accuracy = content["hardware"], content["accuracy"]
+    figures = [accuracy.get(key) for key in ("best", "last", "selected_by_validation")]
+    if content.get("validation"):  # trained without a look at the test set, so that nothing was chosen on it
+        figures[0] = None
+    if all(figure is None for figure in figures):
+        raise ValueError("no accuracy")
     on_gpu = content["runtime"]["device"] == "cuda"
     return Record(
         content["paper"],
@@ -125,17 +187,20 @@ def _record(content: dict[str, Any]) -> Record:
         Conditions(
             data["content"],
             data["fingerprint"],
+            data.get("name", ""),
             budget["epochs"],
             budget["published_epochs"],
             budget["batches"],
             settings.get("limit_eval_batches"),
             content["runtime"]["amp"],
         ),
-        float(content["accuracy"]["best"]),
-        float(content["accuracy"]["last"]),
+        *figures,
         content["started"],
         content["commit"],
         hardware["gpu"] if on_gpu else f"{hardware['cpu']} (CPU)",
+        directory,
+        tuple(content["command"]),
+        content.get("directory", ""),
     )
 
 
@@ -157,13 +222,14 @@ class Measured:
 
     Attributes:
         runs: those that count, one a seed.
-        best, last: accuracy at the best epoch and at the last, over seeds.
+        best, last, selected: the runs' figures of these names, over seeds; None where a run lacks it.
         superseded: how many older runs do not count, because a newer one has other settings or the same seed.
     """
 
     runs: tuple[Record, ...]
-    best: Mean
-    last: Mean
+    best: Mean | None
+    last: Mean | None
+    selected: Mean | None
     superseded: int
 
 
@@ -175,8 +241,12 @@ def measure(records: list[Record]) -> Measured:
         if record.settings == newest.settings:
             by_seed[record.seed] = record
     runs = tuple(by_seed[seed] for seed in sorted(by_seed))
-    best, last = Mean.of([run.best for run in runs]), Mean.of([run.last for run in runs])
-    return Measured(runs, best, last, len(records) - len(runs))
+    return Measured(runs, *(_mean(runs, name) for name in ("best", "last", "selected")), len(records) - len(runs))
+
+
+def _mean(runs: Sequence[Record], name: str) -> Mean | None:
+    values = [getattr(run, name) for run in runs]
+    return None if None in values else Mean.of(values)
 
 
 def measure_all(records: Iterable[Record]) -> dict[Conditions, dict[tuple[str, str], Measured]]:
@@ -185,10 +255,7 @@ def measure_all(records: Iterable[Record]) -> dict[Conditions, dict[tuple[str, s
     for record in records:
         groups[record.conditions][record.paper, record.experiment].append(record)
 
-    def distance(conditions: Conditions) -> tuple:
-        return not conditions.as_published, not conditions.published_data, -conditions.epochs, str(conditions)
-
     return {
         conditions: {key: measure(runs) for key, runs in groups[conditions].items()}
-        for conditions in sorted(groups, key=distance)
+        for conditions in sorted(groups, key=lambda conditions: conditions.distance)
     }

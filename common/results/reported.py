@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,49 @@ from common.errors import UserError
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
+# Which epoch of a run a published figure is of, in words; None where nothing published says so
+PROTOCOLS = {
+    "best": "the best epoch, chosen on the test set",
+    "last": "the last epoch",
+    "best of validation": "the epoch that a validation part chose",
+    "unknown": None,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One published figure.
+    """One figure of a table: a published one, or a control of ours beside them.
 
     Attributes:
         row, column: where it stands in its table.
-        published: its value, in the table's metric.
+        published: its value, in the table's metric; None for a control.
         std: the published deviation over runs, where there is one.
+        misprint: why the published value is doubtful, where it is.
         experiment: what `run.json` calls the runs that regenerate it; None where the plan has none.
         missing: why there is none, where the plan says so.
+        command: what a person would type for such a run, where the plan says so.
+        why: what a control is good for; None for a published figure.
     """
 
     row: str
     column: str
-    published: float
+    published: float | None
     std: float | None = None
+    misprint: str | None = None
     experiment: str | None = None
     missing: str | None = None
+    command: str | None = None
+    why: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One published table. `single_column` says that naming the column would add nothing."""
+    """One published table.
+
+    Attributes:
+        protocol: which epoch its figures are of, a key of `PROTOCOLS`; `protocol_source`: how that is known.
+        cells: the published ones, then the controls.
+    """
 
     id: str
     paper: str
@@ -43,9 +63,24 @@ class Table:
     dataset: str
     metric: str
     source: str
-    single_column: bool
+    protocol: str
+    protocol_source: str
     notes: tuple[str, ...]
     cells: tuple[Cell, ...]
+
+    @property
+    def single_column(self) -> bool:
+        """Whether naming the column would add nothing."""
+        return len({cell.column for cell in self.cells}) == 1
+
+    def is_of(self, dataset: str) -> bool:
+        """Whether a data set (`cifar100`, `oxford-iiit`) is one of the table's ("CIFAR-100", "Oxford-IIIT Pet")."""
+        ours = [re.sub(r"\W", "", name).lower() for name in self.dataset.split(",")]
+        return any(re.match(rf"{re.sub(r'[^a-z0-9]', '', dataset.lower())}(?!\d)", name) for name in ours)
+
+    @property
+    def published_cells(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.published is not None)
 
 
 def read_data(file: Path) -> Any:
@@ -67,30 +102,63 @@ def plan_files(experiments: Path = EXPERIMENTS) -> dict[str, Path]:
     return {file.stem: file for file in sorted((experiments / "plan").glob("*.json"))}
 
 
+@dataclasses.dataclass
+class _Plan:
+    """What the plans of all papers say about the tables."""
+
+    cells: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
+    controls: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    commands: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(cls, experiments: Path) -> _Plan:
+        """All files; a paper may have several."""
+        plan = cls()
+        for content in map(read_data, plan_files(experiments).values()):
+            paper = content["paper"]
+            plan.cells |= content.get("cells", {})
+            for table, controls in content.get("controls", {}).items():
+                plan.controls.setdefault(table, []).extend(controls)
+            for table, note in content.get("notes", {}).items():
+                plan.notes.setdefault(table, []).append(note)
+            for run in content["runs"]:
+                plan.commands[paper, run["experiment"]] = f"cd {paper} && python {run['command']}"
+        return plan
+
+
 def load_tables(experiments: Path = EXPERIMENTS) -> list[Table]:
-    """All published tables, each cell with the experiment that the plan gives it.
+    """All published tables, each cell with the experiment that the plan gives it, and the plan's controls after them.
 
     Raises:
         UserError: a file that cannot be read, or a plan whose cells are not those of the table.
     """
-    planned: dict[str, dict[str, list]] = {}
-    notes: dict[str, str] = {}
-    for file in plan_files(experiments).values():
-        content = read_data(file)
-        planned.update(content["cells"])
-        notes.update(content.get("notes", {}))
+    plan = _Plan.read(experiments)
     reported = read_data(experiments / "reported.json")["tables"]
-    if surplus := (planned.keys() | notes.keys()) - {table["id"] for table in reported}:
+    if surplus := (plan.cells.keys() | plan.controls.keys() | plan.notes.keys()) - {table["id"] for table in reported}:
         raise UserError(f"{experiments / 'plan'}: no published table '{min(surplus)}' in reported.json")
-    return [
-        Table(
-            **{key: table[key] for key in ("id", "paper", "title", "dataset", "metric", "source")},
-            single_column=len(table["columns"]) == 1,
-            notes=tuple(note for note in (table.get("note"), notes.get(table["id"])) if note),
-            cells=tuple(_cells(table, planned.get(table["id"]))),
-        )
-        for table in reported
-    ]
+    return [_table(content, plan) for content in reported]
+
+
+def _table(content: dict[str, Any], plan: _Plan) -> Table:
+    protocol = content.get("protocol", "unknown")
+    if protocol not in PROTOCOLS:
+        raise UserError(f"reported.json: the protocol of {content['id']} is '{protocol}', not one of {[*PROTOCOLS]}")
+    cells = _cells(content, plan.cells.get(content["id"]))
+    try:
+        cells += [Cell(published=None, **control) for control in plan.controls.get(content["id"], [])]
+    except TypeError as error:
+        raise UserError(f"a control of {content['id']} is not {{row, column, experiment, why}}: {error}") from error
+    paper = content["paper"]
+    return Table(
+        **{key: content[key] for key in ("id", "paper", "title", "dataset", "metric", "source")},
+        protocol=protocol,
+        protocol_source=content.get("protocol_source", ""),
+        notes=tuple(note for note in (content.get("note"), *plan.notes.get(content["id"], [])) if note),
+        cells=tuple(
+            dataclasses.replace(cell, command=plan.commands.get((paper, cell.experiment or ""))) for cell in cells
+        ),
+    )
 
 
 def _cells(table: dict[str, Any], planned: dict[str, list] | None) -> list[Cell]:
@@ -103,5 +171,7 @@ def _cells(table: dict[str, Any], planned: dict[str, list] | None) -> list[Cell]
         for column, figure, entry in zip(table["columns"], figures, entries, strict=True):
             column = column.replace("[teacher]", f"[{figure.get('teacher')}]")
             known = {"missing": entry["missing"]} if isinstance(entry, dict) else {"experiment": entry}
-            cells.append(Cell(name, column, figure["value"], figure.get("std"), **known))
+            cells.append(
+                Cell(name, column, figure["value"], figure.get("std"), misprint=figure.get("misprint"), **known)
+            )
     return cells

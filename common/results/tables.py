@@ -2,143 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from common.results.report import DOUBT, MARK, NONE, Line, Part, Report, Section
+from common.results.reported import PROTOCOLS, Table
 
-from common.results.records import Conditions, Mean, Measured, Record, measure_all
-from common.results.reported import Cell, Table
-
-MARK = "†"  # data or budget are not the paper's
-NONE = "–"
 HEAD = f"""# Published and measured figures
 
-Best and last are test accuracies at the best epoch (chosen on the test set itself, as these papers do) and at the last,
-mean ± standard deviation over seeds. {MARK} marks figures that were measured on other data or with another budget than
-the paper's: they prove that everything runs or which way it goes, and do not reproduce the published figure."""
+Best and last are test accuracies at the best epoch (chosen on the test set itself) and at the last, mean ± standard
+deviation over seeds. {MARK} marks figures that were measured on other data or with another budget than the paper's:
+they prove that everything runs or which way it goes, and do not reproduce the published figure. {DOUBT} marks published
+figures that are doubtful, very likely misprints. Rows without a published figure are controls."""
 
-Group = dict[tuple[str, str], Measured]  # (paper, experiment) -> figures, all under the same conditions
 
-
-def render(
-    tables: Iterable[Table], records: Iterable[Record], remarks: Iterable[str] = (), *, unmeasured: bool = False
-) -> str:
+def render(report: Report, *, unmeasured: bool = False) -> str:
     """All tables for which there are runs, a sub-table for each data and budget, and the runs of no table.
 
     Args:
-        tables, records: published figures and finished runs.
-        remarks: added at the end.
+        report: what to show.
         unmeasured: also the tables for which there are no runs.
     """
-    tables, groups = list(tables), measure_all(records)
-    sections = [HEAD]
-    for table in tables:
-        wanted = {(table.paper, cell.experiment) for cell in table.cells if cell.experiment}
-        found = {conditions: group for conditions, group in groups.items() if wanted & group.keys()}
-        if found:
-            sections.append(_head(table))
-            sections += [_sub_table(table, conditions, group) for conditions, group in found.items()]
-        elif unmeasured:
-            sections += [_head(table), _compact(table)]
-        if found or unmeasured:
-            sections += [f"Note: {note}" for note in table.notes]
-    known = {(table.paper, cell.experiment) for table in tables for cell in table.cells}
-    sections += _others(groups, known)
-    if not groups:
-        sections.append("There are no finished runs.")
-    return "\n\n".join([*sections, *remarks]) + "\n"
+    blocks = [HEAD]
+    for section in report.sections:
+        if section.is_measured or unmeasured:
+            blocks += _section(section)
+    blocks += _others(report.others)
+    if not report.others and not any(section.is_measured for section in report.sections):
+        blocks.append("There are no finished runs.")
+    return "\n\n".join([*blocks, *report.remarks]) + "\n"
 
 
-def _head(table: Table) -> str:
-    return f"## {table.title} (`{table.id}`)\n\n{table.dataset}, {table.metric}. Published figures: {table.source}."
+def _section(section: Section) -> list[str]:
+    table = section.table
+    protocol = PROTOCOLS[table.protocol]
+    source = f"Published figures: {table.source}" + (f", of {protocol}." if protocol else ".")
+    blocks = [f"## {table.title} (`{table.id}`)", f"{table.dataset}, {table.metric}. {source}"]
+    if section.is_measured:
+        blocks += [_sub_table(section, part) for part in section.parts]
+    else:
+        blocks.append(_compact(table))
+    blocks += [f"Control, {'; '.join(names)}: {why}." for why, names in section.controls.items()]
+    return [*blocks, *(f"{DOUBT} {misprint}" for misprint in section.misprints), *(f"Note: {n}" for n in table.notes)]
 
 
 def _compact(table: Table) -> str:
     """Rows and columns as published, each cell "published / measured", of which nothing is."""
     rows: dict[str, dict[str, str]] = {}
-    for cell in table.cells:
-        column, bracket, teacher = cell.column.partition(
-            " ["
-        )  # where the teacher differs by row, it goes into the cell
-        rows.setdefault(cell.row, {})[column] = f"{_published(cell)}{bracket}{teacher} / {NONE}"
+    for cell in table.published_cells:
+        # where the teacher differs by row, it goes into the cell
+        column, bracket, teacher = cell.column.partition(" [")
+        rows.setdefault(cell.row, {})[column] = f"{Line(table.paper, cell).published}{bracket}{teacher} / {NONE}"
     columns = list(next(iter(rows.values())))
     lines = [[row, *(cells[column] for column in columns)] for row, cells in rows.items()]
-    return _markdown(["published / measured", *columns], lines, left=1)
+    return markdown(["published / measured", *columns], lines, left=1)
 
 
-def _sub_table(table: Table, conditions: Conditions, group: Group) -> str:
-    columns = ["row", *([] if table.single_column else ["column"])]
-    header = [*columns, "published", "best", "last", "best − published", "seeds"]
-    rows, used = [], []
-    for cell in table.cells:
-        names = [cell.row] if table.single_column else [cell.row, cell.column]
-        measured = group.get((table.paper, cell.experiment)) if cell.experiment else None
-        rows.append([*names, _published(cell), *_measured_columns(cell, measured, conditions)])
-        if measured is not None:
-            used.append(measured)
-    return f"{_markdown(header, rows, left=len(columns))}\n\n{_footer(conditions, used)}"
-
-
-def _published(cell: Cell) -> str:
-    return f"{cell.published:.2f}" + ("" if cell.std is None else f" ± {cell.std:.2f}")
-
-
-def _measured_columns(cell: Cell, measured: Measured | None, conditions: Conditions) -> list[str]:
-    if measured is None:
-        return [cell.missing or NONE, NONE, NONE, NONE]
-    # a difference between accuracies on different data means nothing
-    difference = f"{measured.best.value - cell.published:+.2f}" if conditions.published_data else NONE
-    return [*_figures(measured, conditions), difference, str(len(measured.runs))]
-
-
-def _figures(measured: Measured, conditions: Conditions) -> list[str]:
-    def show(mean: Mean) -> str:
-        deviation = "" if mean.std is None else f" ± {mean.std:.2f}"
-        return f"{mean.value:.2f}{deviation}" + ("" if conditions.as_published else f" {MARK}")
-
-    return [show(measured.best), show(measured.last)]
-
-
-def _footer(conditions: Conditions, used: list[Measured]) -> str:
-    """Where the measured columns come from."""
-    runs = [run for measured in used for run in measured.runs]
-    parts = [
-        f"data: {conditions.content}, fingerprint {conditions.fingerprint[:12]}",
-        f"budget: {conditions.budget}{_batch_sizes(runs)}",
-        f"commit: {', '.join(sorted({run.commit for run in runs}))}",
-        f"hardware: {', '.join(sorted({run.hardware for run in runs}))}",
+def _sub_table(section: Section, part: Part) -> str:
+    names = ["row"] if section.table.single_column else ["row", "column"]
+    rows = [
+        {**dict(zip(names, (line.cell.row, line.cell.column), strict=False)), **section.values(part, line)}
+        for line in part.lines
     ]
-    if superseded := sum(measured.superseded for measured in used):
-        parts.append(f"older runs left out, because newer ones have other settings or the same seed: {superseded}")
-    return f"Measured{'' if conditions.as_published else f' {MARK}'}: " + "; ".join(parts) + "."
+    provenance = "; ".join(f"{name}: {value}" for name, value in part.provenance.items())
+    mark = "" if part.as_published else f" {MARK}"
+    table = markdown(list(rows[0]), [list(row.values()) for row in rows], left=len(names))
+    return f"{table}\n\nMeasured{mark}: {provenance}."
 
 
-def _batch_sizes(runs: list[Record]) -> str:
-    sizes = sorted({run.settings["batch_size"] for run in runs if "batch_size" in run.settings})
-    if not sizes:
-        return ""
-    return f", batch size {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else "")
-
-
-def _others(groups: dict[Conditions, Group], known: set[tuple[str, str | None]]) -> list[str]:
+def _others(lines: tuple[Line, ...]) -> list[str]:
     """The runs that belong to no published table: a user's own experiments."""
-    rows = []
-    for conditions, group in groups.items():
-        for (paper, experiment), measured in sorted(group.items()):
-            if (paper, experiment) not in known:
-                method = str(measured.runs[0].settings.get("method", NONE))
-                figures = _figures(measured, conditions)
-                budget = conditions.budget + _batch_sizes(list(measured.runs))
-                commits = ", ".join(sorted({run.commit for run in measured.runs}))
-                end = [str(len(measured.runs)), budget, conditions.content, commits]
-                rows.append([paper, experiment, method, *figures, *end])
-    if not rows:
+    if not lines:
         return []
+    rows = [
+        [
+            *(line.paper, line.cell.row, line.measured.runs[0].method or NONE),
+            *(line.show("best"), line.show("last"), line.seeds, line.budget, line.conditions.content),
+            ", ".join(sorted({run.commit for run in line.measured.runs})),
+        ]
+        for line in lines
+    ]
     header = ["paper", "experiment", "method", "best", "last", "seeds", "budget", "data", "commit"]
-    return ["## Other runs", _markdown(header, rows, left=3)]
+    return ["## Other runs", markdown(header, rows, left=3)]
 
 
-def _markdown(header: list[str], rows: list[list[str]], left: int) -> str:
+def markdown(header: list[str], rows: list[list[str]], left: int) -> str:
     """A Markdown table, padded so that it reads well in a terminal too; `left` columns are aligned left."""
-    lines = [header, *rows]
+    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
     def join(line: list[str]) -> str:
@@ -146,4 +93,4 @@ def _markdown(header: list[str], rows: list[list[str]], left: int) -> str:
         return f"| {' | '.join(cells)} |"
 
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([join(header), join(rule), *map(join, rows)])
+    return "\n".join([join(lines[0]), join(rule), *map(join, lines[1:])])

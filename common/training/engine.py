@@ -169,6 +169,8 @@ class Trainer:
             inductor.fallback_random = True  # the same dropout masks as without compilation
             self._forward = torch.compile(self.method)
         if runtime.distributed:
+            # of 1 x 1 convolutions, whose gradients are laid out alike in both memory formats
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # PyTorch is about to rename the flag
                 # what the method trains by itself is its own business

@@ -48,6 +48,13 @@ def is_done(path: Path) -> bool:
         return False
 
 
+def _script() -> str:
+    """The running script, as it is called from inside its paper's directory."""
+    script = Path(sys.argv[0]).resolve()
+    inside = script.relative_to(REPOSITORY).parts[1:] if script.is_relative_to(REPOSITORY) else ()
+    return "/".join(inside) or script.name
+
+
 class RunDirectory:
     """The files of one run. Only the main process of a distributed run has one.
 
@@ -78,7 +85,7 @@ class RunDirectory:
             raise UserError(f"cannot write to {error.filename or path} ({error.strerror})") from error
         self.record = {
             **record,
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [_script(), *sys.argv[1:]],
             "directory": os.getcwd(),
             **_provenance(),
             "status": "running",

@@ -10,37 +10,14 @@ import pytest
 from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.results.records import read_runs
-from common.results.reported import load_tables
+from common.results.report import make_report
+from common.results.reported import EXPERIMENTS, load_tables
 from common.results.tables import render
-
-PUBLISHED = "published archive, checksums verified"
-BASELINE, SMOOTHED = "base_experiments/base_resnet18", "base_experiments/base_resnet18 --label_smoothing"
+from tests.results.records import BASELINE, PUBLISHED, SMOOTHED, write_run, write_tables
 
 
-def write_run(directory: Path, experiment: str, best: float, last: float, seed: int = 0, **changes: object) -> None:
-    """A record as the training loop writes it; `changes` go to whatever part has such a key."""
-    record = {
-        "paper": "tfkd",
-        "experiment": experiment,
-        "settings": {"seed": seed, "batch_size": 128, "method": "Baseline", "limit_eval_batches": None},
-        "runtime": {"device": "cpu", "amp": "off"},
-        "data": {"content": PUBLISHED, "fingerprint": "a" * 32},
-        "budget": {"epochs": 200, "published_epochs": 200, "batches": None},
-        "commit": "c0ffee",
-        "hardware": {"cpu": "AMD EPYC", "gpu": "H200"},
-        "status": "done",
-        "started": "2026-01-01T00:00:00+00:00",
-        "accuracy": {"best": best, "last": last},
-    }
-    for key, value in changes.items():
-        part = next((p for p in (record, *record.values()) if isinstance(p, dict) and key in p), record)
-        part[key] = value
-    directory.mkdir(parents=True)
-    (directory / "run.json").write_text(json.dumps(record))
-
-
-def rendered(*directories: Path) -> str:
-    return render(load_tables(), *read_runs(directories))
+def rendered(*directories: Path, experiments: Path = EXPERIMENTS, unmeasured: bool = False) -> str:
+    return render(make_report(load_tables(experiments), *read_runs(directories)), unmeasured=unmeasured)
 
 
 def row(text: str, *beginning: str) -> list[str]:
@@ -96,14 +73,14 @@ def test_other_data_or_budget_is_marked(tmp_path, change):
 
 def test_different_budgets_and_data_stand_in_tables_of_their_own(tmp_path):
     write_run(tmp_path / "a", BASELINE, 76.0, 75.5)
-    write_run(tmp_path / "b", BASELINE, 20.0, 19.0, seed=1, epochs=5)
-    write_run(tmp_path / "c", BASELINE, 10.0, 9.0, seed=2, epochs=5, fingerprint="b" * 32)
+    write_run(tmp_path / "b", BASELINE, 20.0, 19.0, 1, epochs=5)
+    write_run(tmp_path / "c", BASELINE, 10.0, 9.0, 2, epochs=5, fingerprint="b" * 32)
     lines = [line for line in section(rendered(tmp_path), "tfkd/baseline").splitlines() if "| resnet18 " in line]
     assert [line.split("|")[3].strip() for line in lines] == ["76.00", "20.00 †", "10.00 †"]
 
 
 def test_other_settings_and_repeated_seeds_are_never_averaged(tmp_path):
-    write_run(tmp_path / "old", BASELINE, 60.0, 60.0, seed=1, batch_size=64)
+    write_run(tmp_path / "old", BASELINE, 60.0, 60.0, 1, batch_size=64)
     write_run(tmp_path / "first", BASELINE, 70.0, 70.0, started="2026-01-02T00:00:00+00:00")
     write_run(tmp_path / "again", BASELINE, 75.0, 75.0, started="2026-01-03T00:00:00+00:00")
     baselines = section(rendered(tmp_path), "tfkd/baseline")
@@ -123,12 +100,129 @@ def test_a_users_own_run_is_shown_among_the_others(tmp_path):
 def test_tables_without_runs_on_demand(tmp_path):
     write_run(tmp_path / "a", BASELINE, 76.0, 75.5)
     assert "(`edkd/main`)" not in rendered(tmp_path)
-    text = render(load_tables(), *read_runs([tmp_path]), unmeasured=True)
+    text = rendered(tmp_path, unmeasured=True)
     defective = section(text, "tfkd/de-kd")
     assert row(defective, "resnet18 (15.48, 1 epoch) / mobilenet_v2")[1] == "70.65 ± 0.35 / –"
     assert row(section(text, "edkd/main"), "EDKD")[1] == "76.28 / –"
     assert "very likely mislabelled" in section(text, "edkd/main")
     assert row(section(text, "tfkd/baseline"), "resnet18")[1:3] == ["75.87", "76.00"]
+
+
+def test_doubtful_figures_are_marked(tmp_path):
+    write_run(tmp_path / "a", "base_experiments/base_googlenet", 78.5, 78.0)
+    text = rendered(tmp_path, unmeasured=True)
+    assert row(section(text, "tfkd/baseline"), "googlenet")[1:5] == ["78.72 ‡", "78.50", "78.00", "-0.22"]
+    assert row(section(text, "tfkd/reg"), "googlenet", "baseline")[2:4] == ["78.15 ‡", "78.50"]
+    assert "‡ two of the published tables give GoogLeNet's baseline as 78.72, the third as 78.15" in text
+    edkd = section(text, "edkd/main")
+    assert [row(edkd, name)[-1] for name in ("KD", "DKD", "EDKD")] == ["74.45 ‡ / –", "76.59 ‡ / –", "77.22 ‡ / –"]
+    assert edkd.count("‡ the last column is very likely mislabelled") == 1
+
+
+def test_controls_follow_the_published_cells(tmp_path):
+    control = {"row": "new", "column": "accuracy", "experiment": "e2", "why": "it settles a dispute"}
+    experiments = write_tables(
+        tmp_path / "experiments",
+        [["old", {"value": 70.0}]],
+        cells={"p/t": {"old": ["e1"]}},
+        controls={"p/t": [control]},
+    )
+    write_run(tmp_path / "runs" / "a", "e2", 71.0, 70.5, paper="p")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    rows = [line for line in text.splitlines() if line.startswith(("| old", "| new"))]
+    assert [row(line, line.split()[1]) for line in rows] == [
+        ["old", "70.00", "–", "–", "–", "–"],
+        ["new", "–", "71.00", "70.50", "–", "1"],
+    ]
+    assert "Control, new: it settles a dispute." in text
+    assert "Other runs" not in text
+
+
+def test_the_protocol_says_which_measured_figure_is_compared(tmp_path):
+    shown = {}
+    for protocol in ("best", "last", "best of validation", "unknown"):
+        root = tmp_path / protocol
+        rows = [["r", {"value": 70.0}]]
+        experiments = write_tables(root / "experiments", rows, protocol=protocol, cells={"p/t": {"r": ["e"]}})
+        write_run(root / "runs" / "a", "e", 73.0, 71.0, paper="p", selected_by_validation=72.0)
+        text = rendered(root / "runs", experiments=experiments)
+        header, line = row(text, "row"), row(text, "r")
+        assert line[2:5] == ["73.00", "71.00", "72.00"]
+        shown[protocol] = header[5], line[5]
+    assert shown == {
+        "best": ("best − published", "+3.00"),
+        "last": ("last − published", "+1.00"),
+        "best of validation": ("by validation − published", "+2.00"),
+        "unknown": ("best − published", "+3.00"),
+    }
+    assert "of the last epoch" in rendered(experiments=tmp_path / "last" / "experiments", unmeasured=True)
+    experiments = write_tables(tmp_path / "wrong", [["r", {"value": 70.0}]], protocol="luck")
+    with pytest.raises(UserError, match="'luck'"):
+        load_tables(experiments)
+
+
+def test_a_figure_that_some_runs_lack_is_not_averaged_over_the_others(tmp_path):
+    write_run(tmp_path / "a", BASELINE, 75.0, 74.0, selected_by_validation=74.5)
+    write_run(tmp_path / "b", BASELINE, 76.0, 75.0, 1)
+    assert "by validation" not in row(section(rendered(tmp_path), "tfkd/baseline"), "row")
+    write_run(tmp_path / "c", "base_experiments/base_resnet50", 0, 0, accuracy={"selected_by_validation": 77.0})
+    baselines = section(rendered(tmp_path), "tfkd/baseline")
+    assert row(baselines, "row")[4] == "by validation"
+    assert row(baselines, "resnet18")[2:6] == ["75.50 ± 0.71", "74.50 ± 0.71", "–", "-0.37"]
+    assert row(baselines, "resnet50")[2:6] == ["–", "–", "77.00", "–"]
+
+
+def test_a_run_on_another_data_set_is_not_in_the_table(tmp_path):
+    write_run(tmp_path / "a", BASELINE, 95.0, 94.0, name="cifar10")
+    text = rendered(tmp_path)
+    assert "(`tfkd/baseline`)" not in text
+    assert row(text, "tfkd", BASELINE)[3:5] == ["95.00", "94.00"], "it is among the others"
+
+
+@pytest.mark.parametrize(
+    ("table", "yes", "no"),
+    [
+        ("tfkd/baseline", ["cifar100", ""], ["cifar10", "cifar1000", "tiny_imagenet"]),
+        ("mlkd/resnet50", ["cifar10", "cifar100", "oxford-iiit"], ["cifar1", "imagenet"]),
+    ],
+)
+def test_the_data_sets_of_a_table(table, yes, no):
+    (table,) = [t for t in load_tables() if t.id == table]
+    assert [name for name in (*yes, *no) if table.is_of(name)] == yes
+
+
+def test_what_was_trained_without_the_test_set_has_no_best_epoch_on_it(tmp_path):
+    rows = [["r", {"value": 70.0}]]
+    protocol = {"protocol": "best of validation"}
+    experiments = write_tables(tmp_path / "e", rows, cells={"p/t": {"r": ["e"]}}, **protocol)
+    chosen = {"selected_by_validation": 72.0, "validation": {"best": 80.0}}
+    write_run(tmp_path / "runs" / "a", "e", 72.0, 71.0, paper="p", **chosen)
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "row") == ["row", "published", "last", "by validation", "by validation − published", "seeds"]
+    assert row(text, "r") == ["r", "70.00", "71.00", "72.00", "+2.00", "1"]
+
+
+def test_several_data_sets_share_a_table_but_not_a_mean(tmp_path):
+    rows = [["one", {"value": 90.0}], ["two", {"value": 80.0}]]
+    experiments = write_tables(tmp_path / "e", rows, cells={"p/t": {"one": ["e1"], "two": ["e2"]}})
+    runs = tmp_path / "runs"
+    write_run(runs / "a", "e1", 91.0, 90.0, paper="p", name="cifar10", fingerprint="1" * 32)
+    write_run(runs / "b", "e2", 81.0, 80.0, paper="p", name="cifar100", fingerprint="2" * 32)
+    text = rendered(runs, experiments=experiments)
+    assert row(text, "one")[2] == "91.00"
+    assert row(text, "two")[2] == "81.00"
+    assert f"cifar10: {PUBLISHED}, fingerprint 111111111111; cifar100: {PUBLISHED}, fingerprint 222222222222" in text
+    # the same experiment on another set is something else, and so is another version of the same set
+    write_run(runs / "c", "e1", 95.0, 94.0, paper="p", name="cifar100", fingerprint="2" * 32)
+    write_run(runs / "d", "e2", 85.0, 84.0, paper="p", name="cifar100", fingerprint="3" * 32)
+    text = rendered(runs, experiments=experiments)
+    lines = [line for line in text.splitlines() if line.startswith(("| one", "| two"))]
+    assert [line.split("|")[3].strip() for line in lines] == ["91.00", "85.00", "95.00", "81.00"]
+
+
+def test_a_bar_in_a_name_does_not_break_the_table(tmp_path):
+    write_run(tmp_path / "a", "mine|yours\nnext", 50.0, 49.0)
+    assert "| mine\\|yours next |" in rendered(tmp_path)
 
 
 def test_unfinished_and_foreign_records_are_left_out_and_named(tmp_path):
@@ -161,6 +255,13 @@ def test_command_line(tmp_path):
     assert result.stdout == rendered(tmp_path)
     result = subprocess.run([*command, tmp_path / "none"], cwd=REPOSITORY, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, f"error: no directory {tmp_path / 'none'}\n")
+
+
+def test_a_control_must_say_what_it_is(tmp_path):
+    rows = [["r", {"value": 70.0}]]
+    experiments = write_tables(tmp_path, rows, cells={"p/t": {"r": ["e"]}}, controls={"p/t": [{"name": "mine"}]})
+    with pytest.raises(UserError, match="a control of p/t"):
+        load_tables(experiments)
 
 
 def test_the_plan_of_a_table_must_have_its_rows(tmp_path):
