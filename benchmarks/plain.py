@@ -41,10 +41,16 @@ def endless(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def plain_loader(
-    images: ImageArrays, normalization: Normalization, augmentation: Augmentation, batch_size: int, workers: int
+    images: ImageArrays,
+    normalization: Normalization,
+    augmentation: Augmentation,
+    batch_size: int,
+    workers: int,
+    transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """torchvision's transforms in a DataLoader with `workers` processes."""
+    """torchvision's transforms in a DataLoader with `workers` processes; `transform` in place of the augmentation."""
     dataset = PlainImages(images, normalization, augmentation)
+    dataset.transform = transform or dataset.transform
     pin = torch.cuda.is_available()
     # an epoch's start is not measured: workers persist, and the set repeats without a pause
     sampler = torch.utils.data.RandomSampler(dataset, num_samples=1_000 * len(dataset), replacement=True)

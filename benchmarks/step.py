@@ -1,8 +1,10 @@
 """A whole training step (loader, forward, backward, optimiser, metrics) against a plain published-style loop.
 
 `python -m benchmarks.step --student shufflenet_v2` trains by cross-entropy as Tf-KD's baselines do;
-`python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD. `--compile` and `--amp` are
-options of our side.
+`python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD;
+`python -m benchmarks.step --paper mtkd_rl --student ShuffleV2` by MTKD-RL with the paper's four teachers;
+`python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile` and `--amp` are options of our
+side.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import argparse
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,15 +41,21 @@ class Setting:
 
     Attributes:
         plain_loss: (student's logits, teacher's logits or None, targets) -> loss.
+        plain_loop: (loader, device) -> the plain loop, where it needs more than logits.
+        plain_transform: of one image, where it is another than the augmentation.
+        enlarge: makes our batches of the batches of small images, where those are not what is trained on.
     """
 
     title: str
     student: nn.Module
     teacher: nn.Module | None
     make_method: Callable[[nn.Module, nn.Module | None], Method]
-    plain_loss: Callable[[Tensor, Tensor | None, Tensor], Tensor]
+    plain_loss: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None
     preparation: tuple[Normalization, Augmentation]
     batch_size: int
+    plain_loop: Callable[[Iterator, torch.device], PlainLoop] | None = None
+    plain_transform: Callable | None = None
+    enlarge: Callable[[Batches], Any] | None = None
 
 
 def tfkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
@@ -93,7 +102,69 @@ def edkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime
     )
 
 
-SETTINGS = {"tfkd": tfkd_setting, "edkd": edkd_setting}
+def mtkd_rl_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
+    """MTKD-RL after its first epoch, with the paper's four teachers."""
+    from benchmarks.plain_mtkd_rl import PlainMultiTeacher
+    from mtkd_rl.comparison import Options
+    from mtkd_rl.experiment import SMALL_IMAGES
+    from mtkd_rl.methods import MultiTeacherRL
+
+    names = ["RegNetY_400MF", "RegNetX_400MF", "resnet32x4", "wrn_28_4"]
+    student = create_model(args.student or "ShuffleV2", 100, family="mtkd_rl")
+    teachers = nn.ModuleDict({name: create_model(name, 100, family="mtkd_rl") for name in names})
+    options = Options()
+    method = MultiTeacherRL(student, dict(teachers.items()), 32, options)
+
+    def plain_loop(loader: Iterator, device: torch.device) -> PlainLoop:
+        modules = copy.deepcopy((student, teachers, method.transforms, method.agent.policy))
+        return PlainMultiTeacher(*modules, options.temperature, options.feat_weight, loader, device, LEARNING_RATE)
+
+    return Setting(
+        f"MTKD-RL, {', '.join(names)} teach {args.student or 'ShuffleV2'}",
+        student,
+        teachers,
+        lambda student, teachers: method,
+        None,
+        SMALL_IMAGES["cifar100"],
+        64,
+        plain_loop,
+    )
+
+
+def mlkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
+    """MLKD without mixing, whose draws both sides would have to share."""
+    from functools import partial
+
+    from benchmarks.plain_mlkd import PlainMultiLevel, enlarging
+    from mlkd.data import JITTER, NORMALIZATION
+    from mlkd.enlarged import EnlargedBatches
+    from mlkd.losses import teach_loss
+    from mlkd.methods import MultiLevel
+    from mlkd.mixing import Mixing
+    from mlkd.student import MultiResNetV2
+    from mlkd.teachers import Input, create_network
+
+    name, loss = args.teacher or "resnetv2_50x1_bit", partial(teach_loss, alpha=0.5, temperature=10.0)
+    student, teacher = MultiResNetV2(100), create_network(name, Input(224, 100, NORMALIZATION))
+
+    def plain_loop(loader: Iterator, device: torch.device) -> PlainLoop:
+        return PlainMultiLevel(*copy.deepcopy((student, teacher)), loss, loader, device, LEARNING_RATE)
+
+    return Setting(
+        f"MLKD, {name} teaches ResNetV2-50 with early exits",
+        student,
+        teacher,
+        lambda student, teacher: MultiLevel(student, teacher, Mixing(100, 0.0, 0.0), 0.5, 10.0),
+        None,
+        (Normalization((0.0,) * 3, (1.0,) * 3), Augmentation()),
+        64,
+        plain_loop,
+        enlarging(224, JITTER, NORMALIZATION),
+        lambda small: EnlargedBatches(small, 224, 256, NORMALIZATION, jitter=JITTER, train=True),
+    )
+
+
+SETTINGS = {"tfkd": tfkd_setting, "edkd": edkd_setting, "mtkd_rl": mtkd_rl_setting, "mlkd": mlkd_setting}
 
 
 @entry_point
@@ -101,28 +172,24 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--paper", choices=list(SETTINGS), default="tfkd", help="whose method is trained")
     parser.add_argument("--student", help="network (default: the paper's example)")
-    parser.add_argument("--teacher", help="edkd: network (default: resnet32x4)")
+    parser.add_argument("--teacher", help="edkd, mlkd: network (default: resnet32x4, resnetv2_50x1_bit)")
     parser.add_argument("--batch-size", type=positive, help="default: the paper's")
     parser.add_argument("--workers", type=positive, default=2, help="worker processes of the plain loader")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--steps", type=positive, default=4, help="steps a measurement")
     add_runtime_flags(parser)
     args = parser.parse_args()
-    if args.teacher and args.paper == "tfkd":
-        parser.error("--teacher is for --paper edkd; the setting of Tf-KD is a baseline")
+    if args.teacher and args.paper not in ("edkd", "mlkd"):
+        parser.error(
+            "--teacher is for --paper edkd and mlkd: Tf-KD's setting is a baseline, MTKD-RL's has four teachers"
+        )
     with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch:
         images = training_images()
         setting = SETTINGS[args.paper](args, torch.from_numpy(images.targets), runtime)
         batch_size = args.batch_size or setting.batch_size
         normalization, augmentation = setting.preparation
-        plain = PlainLoop(
-            copy.deepcopy(setting.student),
-            copy.deepcopy(setting.teacher),
-            setting.plain_loss,
-            plain_loader(images, normalization, augmentation, batch_size, args.workers),
-            runtime.device,
-            LEARNING_RATE,
-        )
+        loader = plain_loader(images, normalization, augmentation, batch_size, args.workers, setting.plain_transform)
+        plain = (setting.plain_loop or plain_loop_by_logits(setting))(loader, runtime.device)
         batches = Batches(
             images,
             batch_size,
@@ -132,6 +199,8 @@ def main() -> None:
             shuffle=True,
             limit=args.steps,
         )
+        if setting.enlarge:
+            batches = setting.enlarge(batches)
         trainer = Trainer(
             setting.make_method(setting.student, setting.teacher),
             lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),
@@ -157,11 +226,17 @@ def main() -> None:
         report(f"step: {setting.title}, batch {batch_size}", interleave(sides, args.rounds))
 
 
+def plain_loop_by_logits(setting: Setting) -> Callable[[Iterator, torch.device], PlainLoop]:
+    """The plain loop of a loss that needs logits alone."""
+    networks = copy.deepcopy((setting.student, setting.teacher))
+    return lambda loader, device: PlainLoop(*networks, setting.plain_loss, loader, device, LEARNING_RATE)
+
+
 def loss_difference(plain: PlainLoop, trainer: Trainer, images: Tensor, targets: Tensor, indices: Tensor) -> float:
     """Relative difference of both sides' losses on one batch at the same weights; the plain side reads contiguously."""
     with torch.no_grad():
         theirs, _ = plain.loss(images.contiguous(), targets)
-        ours = sum(trainer.method(images, targets, indices, 0).losses.values())
+        ours = sum(trainer.method(images, targets, indices, 1).losses.values())
     return abs(ours - theirs).item() / theirs.item()
 
 

@@ -52,23 +52,36 @@ def load_imagenet(root: Path) -> Dataset:
     Raises:
         UserError: absent, or classes that differ between the parts.
     """
-    folder = root / "imagenet"
-    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+    return load_image_files("imagenet", root)
+
+
+def load_image_files(name: str, root: Path) -> Dataset:
+    """Large images in folders: `root/<name>/train/<class>/*` and `val` or `test` alike. They are never downloaded.
+
+    Raises:
+        UserError: absent, or classes that differ between the parts.
+    """
+    folder = root / name
+    test = next((part for part in ("val", "test") if (folder / part).is_dir()), None)
+    if test is None or not (folder / "train").is_dir():
         raise UserError(
-            f"ImageNet is not in {folder}: it needs train/<wnid>/ and val/<wnid>/ with the images of each class "
-            "(data/README.md); `python -m common.data.synthetic DEST --layout imagenet` writes a small stand-in"
+            f"{'ImageNet' if name == 'imagenet' else name} is not in {folder}: it needs train/<class>/ and val/<class>/ "
+            "with the images of each class (data/README.md); "
+            "`python -m common.data.synthetic DEST --layout imagenet` writes a small stand-in"
         )
     classes = sorted(d.name for d in (folder / "train").iterdir() if d.is_dir())
     parts = []
-    for part in ("train", "val"):
+    for part in ("train", test):
         members = [(file, i) for i, c in enumerate(classes) for file in _images(folder / part / c)]
         if not members:
             raise UserError(f"{folder / part}: no images in its class folders")
         parts.append(ImageFiles(tuple(file for file, _ in members), np.array([i for _, i in members])))
-    published = (len(classes), len(parts[0]), len(parts[1])) == IMAGENET_COUNTS
-    content = "published layout and counts" if published else "other content in the published layout"
+    content = "image folder"
+    if name == "imagenet":
+        published = (len(classes), len(parts[0]), len(parts[1])) == IMAGENET_COUNTS
+        content = "published layout and counts" if published else "other content in the published layout"
     digest = fingerprint(folder, [*parts[0].files, *parts[1].files])
-    return Dataset("imagenet", *parts, tuple(classes), content_of(folder, content), digest)
+    return Dataset(name, *parts, tuple(classes), content_of(folder, content), digest)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -80,8 +93,9 @@ def _images(folder: Path) -> list[Path]:
 class LargeImageBatches:
     """Batches of images on disk, with the interface of `common.data.Batches`.
 
-    Training images are cropped at random (8 to 100 % of the area, to 224 x 224) and flipped, others resized to 256 and
-    cropped in the middle. Order and augmentation are a pure function of (seed, epoch), whatever the number of workers.
+    Training images are cropped at random (8 to 100 % of the area, to a square) and flipped, others resized and cropped
+    in the middle (256 to 224 pixels, or in that proportion). Order and augmentation are a pure function of
+    (seed, epoch), whatever the number of workers.
 
     Args:
         images: the image set.
@@ -89,6 +103,9 @@ class LargeImageBatches:
         normalization: statistics to normalise by.
         device: where the batches go.
         train: shuffle and augment.
+        size: side of the images, in pixels.
+        interpolation: with which they are resized.
+        jitter: brightness, contrast and saturation of training images vary by factors from 1 - jitter to 1 + jitter.
         workers: processes that decode; 0 decodes in this one.
         seed: of order and augmentation.
         rank, world_size: this process takes its share of every batch.
@@ -103,6 +120,9 @@ class LargeImageBatches:
         device: torch.device | str = "cpu",
         *,
         train: bool = False,
+        size: int = CROP,
+        interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR,
+        jitter: float = 0.0,
         workers: int = 0,
         seed: int = 0,
         rank: int = 0,
@@ -118,7 +138,7 @@ class LargeImageBatches:
         self._bounds = bounds[:limit]
         self._order = _Order(self._bounds, len(images), train, seed, rank, world_size)
         self._loader = DataLoader(
-            _Decoded(images, normalization, train, seed),
+            _Decoded(images, _transform(normalization, train, size, interpolation, jitter), train, seed),
             batch_sampler=self._order,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
@@ -165,22 +185,24 @@ class _Order(Sampler):
             yield [(int(i), self.epoch) for i in order[share[self.rank] : share[self.rank + 1]]]
 
 
+def _transform(
+    normalization: Normalization, train: bool, size: int, interpolation: v2.InterpolationMode, jitter: float
+) -> v2.Compose:
+    """From a PIL image to a normalised tensor, [3, size, size]."""
+    if train:
+        cut = [v2.RandomResizedCrop(size, interpolation=interpolation), v2.RandomHorizontalFlip()]
+        cut += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
+    else:
+        cut = [v2.Resize(size * RESIZED // CROP, interpolation=interpolation), v2.CenterCrop(size)]
+    as_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    return v2.Compose([*cut, *as_tensor, v2.Normalize(normalization.mean, normalization.std)])
+
+
 class _Decoded(TorchDataset):
     """Images by (position, epoch)."""
 
-    def __init__(self, images: ImageFiles, normalization: Normalization, train: bool, seed: int) -> None:
-        self.images, self.train, self.seed = images, train, seed
-        cut = (
-            [v2.RandomResizedCrop(CROP), v2.RandomHorizontalFlip()]
-            if train
-            else [v2.Resize(RESIZED), v2.CenterCrop(CROP)]
-        )
-        self.transform = v2.Compose(
-            [
-                *(*cut, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)),
-                v2.Normalize(normalization.mean, normalization.std),
-            ]
-        )
+    def __init__(self, images: ImageFiles, transform: v2.Compose, train: bool, seed: int) -> None:
+        self.images, self.transform, self.train, self.seed = images, transform, train, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
         index, epoch = key

@@ -1,0 +1,90 @@
+"""How fast each experiment of the plan trains here: `python -m benchmarks.step_times` writes `experiments/step_times.json`.
+
+Runs the plan's commands under the budget `trial` (real data, two epochs of two small batches, of which the second
+counts), one at a time, and collects what their `metrics.jsonl` say. Variants of an experiment, which compute the same
+networks, are left out. `./run_all.sh --dry-run` makes its estimate from the file; what `--only` leaves out stays in it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.errors import UserError
+from common.plan.estimate import STEP_TIMES, epoch_rates
+from common.plan.plan import PlannedRun, load_plan
+from common.plan.tasks import read_records
+from common.results.reported import EXPERIMENTS, read_data
+from common.training.runs import cpu_name, write_json
+
+
+def without_variants(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs whose name does not begin with all words of another's."""
+    words = {(run.paper, *run.experiment.split()) for run in runs}
+
+    def is_variant(run: PlannedRun) -> bool:
+        own = (run.paper, *run.experiment.split())
+        return any(own[:n] in words for n in range(2, len(own)))
+
+    return [run for run in runs if run.trains and not is_variant(run)]
+
+
+def collect(output: Path) -> tuple[dict[str, Any], list[str]]:
+    """Experiment -> images per second and published epochs of the finished runs below `output`; and their hardware."""
+    runs, hardware = {}, set()
+    for home in sorted(output.glob("*/seed_0/*")):
+        for experiment, record in sorted(read_records(home).items()):
+            rates = epoch_rates(record.directory / "metrics.jsonl")
+            if record.done and rates:
+                content = record.content
+                on_gpu = content["runtime"]["device"] == "cuda"
+                threads = f"{content['hardware']['threads']} threads"
+                hardware.add(content["hardware"]["gpu"] if on_gpu else f"{cpu_name()} (CPU), {threads}")
+                runs[f"{home.name} {experiment}"] = {
+                    "images_per_second": round(statistics.median(rates), 2),
+                    "epochs": content["budget"]["published_epochs"],
+                }
+    return runs, sorted(hardware)
+
+
+def escaped(name: str) -> str:
+    """A shell pattern for exactly this name."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+@entry_point
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "results" / "step_times", help="where runs go")
+    parser.add_argument("--only", nargs="+", metavar="PAPER", help="measure only these papers")
+    args = parser.parse_args()
+    runs = [run for run in without_variants(load_plan()) if not args.only or run.paper in args.only]
+    cells = [word for run in runs for word in ("--cells", escaped(run.experiment))]
+    papers = ["--papers", ",".join(args.only)] if args.only else []
+    where = ["--output", str(args.output), "--jobs", "1"]
+    command = [sys.executable, "-m", "common.plan", "--budget", "trial", *papers, *where, *cells]
+    if subprocess.run(command, cwd=REPOSITORY).returncode == 130:
+        sys.exit(130)
+    measured, hardware = collect(args.output)
+    if not measured:
+        raise UserError("no run came to its end: nothing was measured")
+    file = EXPERIMENTS / STEP_TIMES
+    before = read_data(file)["runs"] if file.is_file() else {}
+    write_json(
+        file,
+        {
+            "hardware": " and ".join(hardware),
+            "date": time.strftime("%Y-%m-%d"),
+            "runs": dict(sorted({**before, **measured}.items())),
+        },
+    )
+    print(f"{len(measured)} experiments measured: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Multi-Teacher Knowledge Distillation with Reinforcement Learning (MTKD-RL)."""

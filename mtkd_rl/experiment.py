@@ -1,0 +1,198 @@
+"""What all scripts of this paper share: flags, data and networks."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from common.command_line import ArgumentParser, find_path
+from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
+from common.data.flags import add_data_flags, cut_validation
+from common.data.large_images import CROP, LargeImageBatches, load_image_files
+from common.errors import UserError
+from common.models import Network, create_model
+from common.training.launch import is_launched, launch_processes
+from common.training.runtime import Runtime, add_runtime_flags
+
+PAPER = "mtkd_rl"
+PUBLISHED_EPOCHS = 240
+MILESTONES = [150, 180, 210]  # epochs, from 0, that are the first at a tenth of the rate
+GAMMA = 0.1
+
+# --dataset -> normalisation and augmentation of the sets that live on the training device ...
+SMALL_IMAGES = {
+    "cifar100": (
+        Normalization(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
+        Augmentation(padding=4, flip=True),
+    ),
+    "tinyimagenet": (
+        Normalization(mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)),
+        Augmentation(padding=4, flip=True),
+    ),
+}
+# ... and the sets that worker processes decode
+LARGE_IMAGES = ("imagenet", "dogs", "cub_200_2011", "mit67")
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+DATASETS = ("cifar100", "imagenet", "tinyimagenet", "dogs", "cub_200_2011", "mit67")
+
+
+def make_parser(description: str) -> ArgumentParser:
+    """A parser with the flags that every script here has; a script's own definition of one takes its place."""
+    parser = ArgumentParser(description=description, conflict_handler="resolve")
+    add_data_flags(parser)
+    add_runtime_flags(parser)
+    return parser
+
+
+def add_flags_without_effect(parser: ArgumentParser, flags: dict[tuple[str, ...], dict[str, Any]]) -> None:
+    """Published flags that the published scripts read and ignore."""
+    for names, options in flags.items():
+        parser.add_argument(*names, **{"help": "no effect, as published", **options})
+
+
+def amount(text: str) -> float:
+    """Type of a flag: a finite number from 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
+    return value
+
+
+def shortened(milestones: list[int], epochs: int) -> list[float]:
+    """The published milestones in proportion to the epochs; others as given."""
+    return [m * epochs / PUBLISHED_EPOCHS for m in milestones] if milestones is MILESTONES else milestones
+
+
+def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, node: int = 0) -> None:
+    """Start one process a GPU with `--multiprocessing-distributed`, else one a machine; returns where one is enough.
+
+    Args:
+        args: flags.
+        default_url: of `--dist-url`; on one machine it stands for a free port.
+        nodes, node: machines, and which of them this one is.
+
+    Raises:
+        UserError: machines that cannot meet.
+    """
+    several = args.multiprocessing_distributed and args.device in ("auto", "cuda")
+    devices = max(1, torch.cuda.device_count()) if several else 1
+    if is_launched() or devices * nodes == 1:
+        return
+    scheme, _, place = args.dist_url.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme != "tcp" or not host or not port.isdecimal():
+        raise UserError(f"--dist-url {args.dist_url} must be tcp://HOST:PORT")
+    if not 0 <= node < nodes:
+        raise UserError(f"--rank {node} must be from 0 to {nodes - 1}: it numbers the machines of --world-size {nodes}")
+    if nodes > 1 and args.dist_url == default_url:
+        raise UserError("--world-size beyond 1 needs --dist-url tcp://HOST:PORT of the machine with --rank 0")
+    master = None if args.dist_url == default_url else (host, int(port))
+    launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
+
+
+def load_data(args: argparse.Namespace, given: str | None) -> Dataset:
+    """The data set `--dataset`.
+
+    Args:
+        args: flags.
+        given: directory of data sets by the published flag; None for `--data-dir`.
+
+    Raises:
+        UserError: absent or damaged files.
+    """
+    root = find_path(args.data_dir if given is None else given, PAPER)
+    if args.dataset in LARGE_IMAGES:
+        return load_image_files(args.dataset, root)
+    if args.image_size is not None:
+        raise UserError(f"--image-size is for {', '.join(LARGE_IMAGES)}; {args.dataset} has a size of its own")
+    name = {"tinyimagenet": "tiny_imagenet"}.get(args.dataset, args.dataset)
+    return load_dataset(name, root, download=not args.no_download)
+
+
+def image_size(args: argparse.Namespace, data: Dataset) -> int:
+    """Height and width of the images that networks see."""
+    return (args.image_size or CROP) if args.dataset in LARGE_IMAGES else data.train.pixels.shape[1]
+
+
+def build_network(name: str, num_classes: int, flag: str) -> Network:
+    """A network of the MTKD-RL family.
+
+    Raises:
+        UserError: unknown name.
+    """
+    try:
+        return create_model(name, num_classes, family="mtkd_rl")
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
+
+
+def make_batches(args: argparse.Namespace, data: Dataset, workers: int, runtime: Runtime) -> dict[str, Any]:
+    """Batches of the training, test and (with --val-fraction) validation part."""
+    train, validation = cut_validation(data.train, args.val_fraction)
+    where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
+
+    def batches(images: Any, *, training: bool, limit: int | None) -> Batches | LargeImageBatches:
+        if args.dataset in LARGE_IMAGES:
+            options = {"train": training, "size": image_size(args, data), "workers": workers}
+            return LargeImageBatches(images, args.batch_size, IMAGENET, seed=args.seed, limit=limit, **options, **where)
+        normalization, augmentation = SMALL_IMAGES[args.dataset]
+        options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed} if training else {}
+        return Batches(images, args.batch_size, normalization, limit=limit, **options, **where)
+
+    parts = {
+        "train": batches(train, training=True, limit=args.limit_train_batches),
+        "test": batches(data.test, training=False, limit=args.limit_eval_batches),
+    }
+    if validation is not None:
+        parts["validation"] = batches(validation, training=False, limit=args.limit_eval_batches)
+    for part, cut in parts.items():
+        if not len(cut):
+            raise UserError(f"no {part} images are left to make a batch of")
+    return parts
+
+
+def settings_of(args: argparse.Namespace, data: Dataset, flags: Sequence[str]) -> dict[str, Any]:
+    """What makes two runs the same, as far as all scripts have it, with the values of `flags`."""
+    always = ("dataset", "epochs", "batch_size", "weight_decay", "seed", "amp", "image_size", "val_fraction")
+    limits = ("limit_train_batches", "limit_eval_batches")
+    return {**{flag: getattr(args, flag) for flag in (*always, *limits, *flags)}, "data": data.fingerprint}
+
+
+def destination(flag: str) -> str:
+    """Name of a flag's value."""
+    return flag.lstrip("-").replace("-", "_")
+
+
+def experiment_name(base: str, args: argparse.Namespace, defaults: dict[str, Any]) -> str:
+    """What the tables know a run by: `base`, and every flag of `defaults` that has another value."""
+    words = [base]
+    for flag, default in defaults.items():
+        value = getattr(args, destination(flag))
+        if value != default:
+            words += [flag] if value is True else [flag, str(value)]
+    return " ".join(words)
+
+
+def run_record(
+    args: argparse.Namespace, experiment: str, settings: dict[str, Any], data: Dataset, runtime: Runtime
+) -> dict[str, Any]:
+    """What a run's record begins with."""
+    return {
+        "paper": PAPER,
+        "experiment": experiment,
+        "settings": settings,
+        "runtime": runtime.settings(),
+        "data": data.describe(),
+        "budget": {
+            "epochs": args.epochs,
+            "published_epochs": PUBLISHED_EPOCHS,
+            "batches": args.limit_train_batches,
+        },
+    }

@@ -1,0 +1,92 @@
+"""The flags that train_student_avg.py and train_student_rl.py share."""
+
+from __future__ import annotations
+
+from common.command_line import ArgumentParser, natural, positive
+from mtkd_rl.experiment import DATASETS, MILESTONES, PUBLISHED_EPOCHS, add_flags_without_effect, amount, make_parser
+from mtkd_rl.losses import FEATURE_LOSSES
+
+DATA = "imagenet"  # published default of --data, although the data are CIFAR-100
+DIST_URL = "tcp://224.66.41.62:23456"
+LATEST = "latest run"  # what --resume means without a path
+
+# flags that make another experiment, with the values of the one that needs no mention
+NAMED = {
+    "--feat-weight": 5,
+    "--feat-kd": "mse",
+    "--kd-T": 4,
+    "--feature-transforms": "chained",
+    "--dataset": "cifar100",
+    "--init-lr": 0.05,
+    "--lr-type": "multistep",
+    "--weight-decay": 1e-4,
+}
+
+
+def student_parser(description: str) -> ArgumentParser:
+    """The flags of both scripts."""
+    parser = make_parser(description)
+    add = parser.add_argument
+    add("-a", "--arch", default="resnet18_imagenet", help="student")
+    add("--teacher-name-list", nargs="+", default=["resnet32x4", "wrn_28_4"], help="trained teachers (see setting.py)")
+    add("--dataset", choices=DATASETS, default="cifar100", help="published with CIFAR-100's images whatever it said")
+    add("--data", nargs="?", default=DATA, help="directory of data sets; the published default means --data-dir")
+    add("--checkpoint-dir", default="./checkpoint", help="where runs go")
+    add("--trial", default="1", help="names the run")
+    add(
+        "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
+    )
+    add("-b", "--batch-size", type=positive, default=64, help="images a step, over all processes")
+    add("--init-lr", type=amount, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
+    add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the rate falls")
+    add(
+        "--milestones",
+        type=int,
+        nargs="+",
+        default=MILESTONES,
+        help="epochs, from 0, that begin at a tenth of the rate",
+    )
+    add("--wd", "--weight-decay", dest="weight_decay", type=amount, default=1e-4, help="of SGD")
+    add("--kd-T", type=positive, default=4, help="temperature tau")
+    add("--feat-weight", type=amount, default=5, help="weight lambda of the feature loss")
+    add("--feat-kd", choices=list(FEATURE_LOSSES), default="mse", help="feature loss D")
+    add("-j", "--workers", type=natural, default=8, help="processes that decode large images")
+    add(
+        "--resume",
+        nargs="?",
+        const=LATEST,
+        default="",
+        metavar="PATH",
+        help="go on with the run of a checkpoint or "
+        "directory; without PATH with the latest run of these settings, if there is one",
+    )
+    add("-e", "--evaluate", action="store_true", help="evaluate the checkpoint --resume PATH and leave")
+    add("--gpu", type=int, help="number of the GPU to use")
+    add("--multiprocessing-distributed", action="store_true", help="one process a GPU")
+    add("--world-size", type=int, default=-1, help="machines; below 1 means one")
+    add("--rank", type=int, default=-1, help="which machine this is; below 0 means the first")
+    add("--dist-url", default=DIST_URL, help="where processes meet (default: a free port of this machine)")
+    add(
+        "--dist-backend",
+        choices=("nccl", "gloo"),
+        default="nccl",
+        help="gloo takes its place where it is not available",
+    )
+    without_effect = {
+        ("--start-epoch",): {"type": int, "default": 0},
+        ("--lr", "--learning-rate"): {"type": float, "default": 0.1, "help": "no effect, as published: see --init-lr"},
+        ("--momentum",): {"type": float, "default": 0.9},
+        ("--ce-weight",): {"type": float, "default": 1},
+        ("--kd-weight",): {"type": float, "default": 1},
+        ("-p", "--print-freq"): {"type": int, "default": 10},
+        ("--pretrained",): {"action": "store_true"},
+        ("--dummy",): {"action": "store_true"},
+    }
+    add_flags_without_effect(parser, without_effect)
+    parser.add_argument(
+        "--feature-transforms",
+        choices=("chained", "independent"),
+        default="chained",
+        help="resize the student's map as published, each time from the last result, or from the student's own",
+    )
+    return parser

@@ -1,0 +1,17 @@
+"""Train a student by AVER, the plain mean over its teachers: `python train_student_avg.py --arch ShuffleV2 ...`."""
+
+from __future__ import annotations
+
+from common.command_line import entry_point
+from mtkd_rl.methods import Averaging
+from mtkd_rl.student import run_student
+from mtkd_rl.student_flags import student_parser
+
+
+@entry_point
+def main() -> None:
+    run_student(student_parser(__doc__).parse_args(), "AVER", Averaging, own={})
+
+
+if __name__ == "__main__":
+    main()

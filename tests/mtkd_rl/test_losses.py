@@ -1,0 +1,77 @@
+"""The losses against the published implementation's figures: values, and gradients on the student's side."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtkd_rl.agent import Weights
+from mtkd_rl.comparison import Comparison
+from mtkd_rl.losses import feature_kl, feature_mse, logit_losses
+from mtkd_rl.methods import weighted
+from tests.golden import conformance, draw
+
+# the published DIST loss is called by no script
+CASES = [c for c in conformance("losses/mtkd_rl.json")["cases"] if c["loss"] != "dist_inter_per_sample"]
+T = 4
+
+
+def compute(case: dict, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    if case["loss"].startswith("distill_kl"):
+        by_teacher = logit_losses(
+            inputs["student_logits"], inputs["teacher_logits"][:, :, None], case["hyper"].get("T", T)
+        )
+        return by_teacher[:, 0] if case["loss"].endswith("per_sample") else by_teacher.mean()
+    if case["loss"].startswith("feature"):
+        loss = feature_mse if case["loss"] == "feature_mse_per_sample" else feature_kl
+        return loss(inputs["student_feature"], inputs["teacher_feature"], case["hyper"].get("temperature", T))
+    return weighted(several_teachers(inputs), Weights(inputs["logit_weights"], inputs["feature_weights"]))[
+        "loss_kd"
+    ].mean()
+
+
+def several_teachers(inputs: dict[str, torch.Tensor]) -> Comparison:
+    """Losses of a case with several teachers."""
+    M = inputs["logit_weights"].shape[1]
+    logits = torch.stack([inputs[f"teacher_logits_{m}"] for m in range(M)], dim=2)
+    features = [feature_mse(inputs[f"student_feature_{m}"], inputs[f"teacher_feature_{m}"], T) for m in range(M)]
+    by_logits = logit_losses(inputs["student_logits"], logits, T)
+    return Comparison(None, [], logits, [], by_logits[:, 0], by_logits, torch.stack(features, dim=1))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_loss(case):
+    inputs = {name: draw(spec) for name, spec in case["inputs"].items()}
+    wanted = inputs[case["grad_wrt"]].requires_grad_()
+    value = compute(case, inputs)
+    (gradient,) = torch.autograd.grad(value.mean(), wanted)
+    assert torch.allclose(value, torch.tensor(case["value"], dtype=torch.float64), rtol=1e-9, atol=0)
+    assert gradient.norm().item() == pytest.approx(case["grad_student_l2"], rel=1e-9)
+    first = gradient.flatten()[:4].tolist()
+    largest = gradient.abs().max().item()
+    assert first == pytest.approx(case["grad_student_first4"], rel=1e-9, abs=1e-9 * largest)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "average_variant" in c], ids=lambda case: case["id"])
+def test_averages_and_features_of_several_teachers(case):
+    inputs = {name: draw(spec) for name, spec in case["inputs"].items()}
+    seen = several_teachers(inputs)
+    even = torch.full_like(seen.logit_losses, 1 / seen.logit_losses.shape[1])
+    average = weighted(seen, Weights(even, even))
+    chosen = weighted(seen, Weights(inputs["logit_weights"], inputs["feature_weights"]))
+    assert average["loss_kd"].mean().item() == pytest.approx(case["average_variant"], rel=1e-9)
+    assert average["loss_feat"].mean().item() == pytest.approx(case["average_feature_mse"], rel=1e-9)
+    assert chosen["loss_feat"].mean().item() == pytest.approx(case["weighted_feature_mse"], rel=1e-9)
+
+
+def test_every_kind_of_loss_is_covered():
+    assert {case["loss"] for case in CASES} == {
+        *("distill_kl", "distill_kl_per_sample", "feature_mse_per_sample", "feature_kl_per_sample"),
+        "teacher_weighted_kl",
+    }
+
+
+def test_no_loss_for_the_teacher_itself():
+    logits, map = torch.randn(3, 5), torch.randn(3, 2, 4, 4)
+    assert torch.allclose(logit_losses(logits, torch.stack([logits, logits], dim=2), T), torch.zeros(3, 2), atol=1e-6)
+    for loss in (feature_mse, feature_kl):
+        assert F.relu(loss(map, map, T)).max() < 1e-6

@@ -1,0 +1,174 @@
+"""What the methods do besides the published figures: folding, weights in force, an agent without memory."""
+
+import copy
+
+import pytest
+import torch
+
+from common.models import create_model
+from common.training.engine import CheckpointFiles, Trainer
+from common.training.runtime import Runtime
+from common.training.schedules import step_decay
+from mtkd_rl.agent import Experience, reward_weighted_cross_entropy
+from mtkd_rl.comparison import Options
+from mtkd_rl.methods import Averaging, MultiTeacherRL
+from mtkd_rl.teachers import FeatureTeacher, show
+
+TEACHERS = ("resnet8", "wrn_10_1")
+CPU = torch.device("cpu")
+
+
+def network(name: str, classes: int = 10) -> torch.nn.Module:
+    return create_model(name, classes, family="mtkd_rl")
+
+
+def build(kind=MultiTeacherRL, seed: int = 0, **options):
+    torch.manual_seed(seed)
+    student, *teachers = map(network, ("resnet8", *TEACHERS))
+    return kind(student, dict(zip(TEACHERS, teachers, strict=True)), 32, Options(), **options)
+
+
+def batch(size: int = 12, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, 3, 32, 32, generator=generator)
+    return images, torch.randint(0, 10, (size,), generator=generator), torch.arange(size)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet8x4", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2_0_5", "RegNetX_200MF", "RegNetY_400MF"],
+)
+def test_a_folded_teacher_shows_what_the_network_does(name):
+    torch.manual_seed(0)
+    plain = network(name)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that folding must carry over
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    plain.eval()
+    images, _, _ = batch(2)
+    with torch.no_grad():
+        expected = show(plain, images)
+    teacher = FeatureTeacher(plain).train()
+    shown = teacher(images)
+    assert not any(module.training for module in teacher.modules())
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.modules()) < sum(
+        isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules()
+    )
+    for ours, theirs in zip(shown, expected, strict=True):
+        assert not ours.requires_grad
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * theirs.abs().max().item())
+
+
+class TestWeightsInForce:
+    def losses(self, method, epoch: int) -> dict[str, float]:
+        return {name: loss.item() for name, loss in method.train()(*batch(), epoch).losses.items()}
+
+    def test_sums_over_teachers_in_epoch_0_and_means_by_averaging(self):
+        sums, means = self.losses(build(), 0), self.losses(build(Averaging), 0)
+        assert sums["loss_cls"] == means["loss_cls"]
+        for part in ("loss_kd", "loss_feat"):
+            assert sums[part] == pytest.approx(len(TEACHERS) * means[part])
+
+    def test_the_control_weighs_as_averaging_does_after_epoch_0(self):
+        assert self.losses(build(equal_weights=True), 1) == pytest.approx(self.losses(build(Averaging), 1))
+        assert self.losses(build(equal_weights=True), 0) == self.losses(build(), 0)
+        assert self.losses(build(), 1) != pytest.approx(self.losses(build(Averaging), 1))
+
+
+def test_the_students_optimiser_leaves_the_agent_alone():
+    method = build(dynamic=True)
+    ours = {id(p) for p in method.trainable_parameters()}
+    assert ours == {id(p) for part in (method.student, method.transforms) for p in part.parameters()}
+    sum(method.train()(*batch(), 1).losses.values()).backward()
+    assert all(parameter.grad is None for parameter in method.agent.parameters())
+    assert all(parameter.grad is not None for parameter in method.trainable_parameters())
+
+
+def test_learning_at_once_is_as_replaying_the_stored_states():
+    """The published form, written down: keep every state, then one SGD step for each, in order. The same bits."""
+    method = build(dynamic=True, agent_step=3).train()
+    stored, policy = [], copy.deepcopy(method.agent.policy).requires_grad_(True)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    for iteration in range(8):
+        acting = copy.deepcopy(method.agent.policy.state_dict())
+        method(*batch(seed=iteration), 1)
+        _, _, experience = method.lived
+        stored.append(Experience(*copy.deepcopy(tuple(experience))))
+        method.after_step(1, iteration, 8)
+        if iteration in (3, 6, 7):
+            for kept in stored:
+                optimizer.zero_grad()
+                reward_weighted_cross_entropy(policy(kept.state), kept).backward()
+                optimizer.step()
+            stored.clear()
+            assert not torch.equal(acting["steam.0.weight"], policy.steam[0].weight)
+        for key, value in policy.state_dict().items():
+            assert torch.equal(value, method.agent.policy.state_dict()[key]), (iteration, key)
+
+
+def held(method: MultiTeacherRL) -> int:
+    """Bytes that the method keeps between two steps, besides its networks."""
+    targets, chosen, experience = method.lived
+    tensors = [targets, *chosen, *method.agent.parameters(), *method.record.buffers()]
+    tensors += [experience.reward, experience.logit_rewards, experience.feature_rewards]
+    state = experience.state
+    tensors += [state.similarity, state.divergence, state.cross_entropy, state.logits, *state.embeddings]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_nothing_grows_over_an_epoch():
+    method, lived = build().train(), []
+    for iteration in range(5):
+        method(*batch(), 1)
+        method.after_step(1, iteration, 1000)
+        lived.append(held(method))
+    assert set(lived) == {lived[0]}
+    lists = [value for value in vars(method.agent).values() if isinstance(value, list | dict) and len(value) > 10]
+    assert not lists
+
+
+class TestInTheLoop:
+    def trainer(self, tmp_path, **runtime):
+        class Fixed:
+            def __len__(self):
+                return 2
+
+            def epoch(self, epoch):
+                from common.data import Batch
+
+                for step in range(2):
+                    yield Batch(*batch(seed=step), 12)
+
+        return Trainer(
+            build(),
+            lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+            step_decay(1e-3, (), 1.0),
+            epochs=2,
+            train=Fixed(),
+            test=Fixed(),
+            runtime=Runtime(CPU, **runtime),
+            files=CheckpointFiles(tmp_path / "last", tmp_path / "best"),
+            settings={},
+        )
+
+    def figures(self, tmp_path, **runtime) -> list[dict[str, float]]:
+        trainer = self.trainer(tmp_path, **runtime)
+        figures = [trainer.train_epoch(epoch, show_progress=False) for epoch in range(2)]
+        assert {table.dtype for table in trainer.method.lived[1]} == {torch.float32}
+        return figures
+
+    def test_bf16_is_near_float32_and_the_agent_keeps_its_precision(self, tmp_path):
+        plain, mixed = self.figures(tmp_path), self.figures(tmp_path, amp="bf16")
+        for a, b in zip(plain, mixed, strict=True):
+            assert a != b
+            for key in a.keys() - {"accuracy", "loss_kd"}:  # that one is small, and the difference of large ones
+                assert b[key] == pytest.approx(a[key], rel=0.05), key
+
+    def test_an_epochs_figures_begin_at_nought(self, tmp_path):
+        trainer = self.trainer(tmp_path)
+        trainer.method.agent.catch_up = trainer.method.agent.learn = lambda *_: torch.zeros(())
+        first = trainer.train_epoch(1, show_progress=False)
+        weights = {key: value for key, value in first.items() if "weight" in key}
+        assert sum(weights.values()) == pytest.approx(2)
+        assert not any(buffer.any() for buffer in trainer.method.record.buffers())
