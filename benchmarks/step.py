@@ -3,8 +3,8 @@
 `python -m benchmarks.step --student shufflenet_v2` trains by cross-entropy as Tf-KD's baselines do;
 `python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD;
 `python -m benchmarks.step --paper mtkd_rl --student ShuffleV2` by MTKD-RL with the paper's four teachers;
-`python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile` and `--amp` are options of our
-side.
+`python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile` and `--amp` are options of
+our side.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def load_image_files(name: str, root: Path) -> Dataset:
     test = next((part for part in ("val", "test") if (folder / part).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise UserError(
-            f"{'ImageNet' if name == 'imagenet' else name} is not in {folder}: it needs train/<class>/ and val/<class>/ "
-            "with the images of each class (data/README.md); "
+            f"{'ImageNet' if name == 'imagenet' else name} is not in {folder}: it needs train/<class>/ and "
+            "val/<class>/ with the images of each class (data/README.md); "
             "`python -m common.data.synthetic DEST --layout imagenet` writes a small stand-in"
         )
     classes = sorted(d.name for d in (folder / "train").iterdir() if d.is_dir())

@@ -76,7 +76,7 @@ def test_a_student_by_reinforcement(run_script, checkpoints, small):
     assert kept == {"student", "transforms", "agent"}  # no teacher
 
     content = record(run)
-    assert (content["paper"], content["experiment"]) == ("mtkd_rl", "resnet8 MTKD-RL --dynamic --batch-size 32")
+    assert (content["paper"], content["experiment"]) == ("mtkd_rl", "resnet8 MTKD-RL --dynamic")
     assert content["budget"] == {"epochs": 2, "published_epochs": 240, "batches": 3}
     assert content["settings"]["teachers"] == list(TEACHERS)
     assert content["settings"]["method"] == "MultiTeacherRL"
@@ -114,7 +114,7 @@ def test_a_student_by_averaging(run_script, checkpoints, small):
     run = only_run(checkpoints)
     assert run.name.startswith("resnet8_cifar100_rl_7_2_")
     assert not (run / "teacher_weights.json").exists()
-    suffix = "--feat-kd kl --feature-transforms independent --batch-size 32 --lr-type cosine"
+    suffix = "--feat-kd kl --feature-transforms independent --lr-type cosine"
     assert record(run)["experiment"] == f"resnet8 AVER {suffix}"
     assert [line["learning_rate"] for line in metrics(run)] == pytest.approx([0.05, 0.025])
 
@@ -122,9 +122,9 @@ def test_a_student_by_averaging(run_script, checkpoints, small):
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        ([], "resnet8 MTKD-RL --batch-size 32"),
-        (["--agent-loss", "policy-gradient"], "resnet8 MTKD-RL --agent-loss policy-gradient --batch-size 32"),
-        (["--equal-weights", "--seed", "3"], "resnet8 MTKD-RL --equal-weights --batch-size 32"),
+        ([], "resnet8 MTKD-RL"),
+        (["--agent-loss", "policy-gradient"], "resnet8 MTKD-RL --agent-loss policy-gradient"),
+        (["--equal-weights", "--seed", "3", "--batch-size", "31"], "resnet8 MTKD-RL --equal-weights"),
     ],
 )
 def test_options_name_the_experiment(flags, name, run_script, checkpoints, small):
