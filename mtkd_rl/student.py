@@ -210,7 +210,8 @@ def remarks(
 def checkpoint_files(args: argparse.Namespace, directory: Path) -> CheckpointFiles:
     """The published names."""
     last, best = (directory / f"{args.arch}{which}.pth.tar" for which in ("", "_best"))
-    return CheckpointFiles(last, best, weights_key="model", optimizer_key="optimizer", accuracy_key="acc")
+    keys = {"weights_key": "model", "optimizer_key": "optimizer", "accuracy_key": "acc"}
+    return CheckpointFiles(last, best, constants={"arch": args.arch}, **keys)
 
 
 def run_directory(args: argparse.Namespace, settings: dict[str, Any], runtime: Runtime) -> Path:

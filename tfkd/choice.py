@@ -9,6 +9,7 @@ from common.data import Dataset
 from common.errors import UserError
 from common.training.method import Method, load_method
 from tfkd.experiment import build_network, class_count
+from tfkd.losses import regularization_scale
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
 from tfkd.teachers import find_teacher, load_teacher
@@ -34,7 +35,11 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
             keys = params.require(file, "--regularization", "reg_alpha", "reg_temperature", "multiplier")
             return Regularization(student, *keys, form=args.loss_form), []
         if args.label_smoothing:
-            return LabelSmoothing(student, form=args.loss_form), []
+            scale = 1.0
+            if args.matched_scale:
+                keys = params.require(file, "--matched_scale", "reg_alpha", "multiplier")
+                scale = regularization_scale(*keys, num_classes, form=args.loss_form)
+            return LabelSmoothing(student, form=args.loss_form, scale=scale), []
         return load_method(args.method)(student) if args.method else Baseline(student), []
 
     for flag in ("regularization", "label_smoothing"):

@@ -78,6 +78,15 @@ def regularization_loss(
     return {"cross_entropy": (1 - alpha) * F.cross_entropy(student_logits, targets), "soft": alpha * soft}
 
 
+def regularization_scale(alpha: float, multiplier: float, K: int, *, form: Form = "code") -> float:
+    """What the weights of Tf-KD_reg's two terms add up to: 1 as printed, (1 - alpha) + alpha multiplier / K in code.
+
+    Beside a weight decay, a loss of another scale is trained at another rate: with alpha = 0.95 and multiplier = 1 the
+    published code trains at 0.0595 of it. Label smoothing scaled by this differs from Tf-KD_reg in the targets alone.
+    """
+    return 1.0 if form == "paper" else (1 - alpha) + alpha * multiplier / K
+
+
 def designed_teacher(targets: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """p^d(k) = a for the correct class, (1 - a) / (K - 1) for the others, a = 0.99 (eq. 7); [N, K]."""
     p_d = torch.full((len(targets), K), (1 - CORRECT_PROBABILITY) / (K - 1), dtype=dtype, device=targets.device)

@@ -59,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     ours = parser.add_argument_group("added here")
     ours.add_argument("--epochs", type=positive, metavar="N", help="train N epochs; milestones shrink in proportion")
     ours.add_argument("--loss_form", choices=("code", "paper"), default="code", help="see docs/divergences.md")
+    ours.add_argument("--matched_scale", action="store_true", help="scale label smoothing's loss to that of Tf-KD_reg")
     ours.add_argument("--method", metavar="FILE.py:CLASS", help="a method of your own, in place of the paper's")
     add_data_flags(parser)
     add_runtime_flags(parser)
@@ -67,6 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--method is a method of your own: leave the flags of the paper's methods out")
     if args.regularization and args.label_smoothing:
         parser.error("--regularization and --label_smoothing are two methods: give one of them")
+    if args.matched_scale and not args.label_smoothing:
+        parser.error("--matched_scale is a control for --regularization: give it with --label_smoothing")
     return args
 
 

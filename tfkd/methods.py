@@ -24,13 +24,14 @@ class Baseline(Method):
 class LabelSmoothing(Method):
     """Cross-entropy with smoothed labels."""
 
-    def __init__(self, student: nn.Module, form: Form = "code") -> None:
+    def __init__(self, student: nn.Module, form: Form = "code", scale: float = 1.0) -> None:
         super().__init__()
-        self.student, self.form = student, form
+        self.student, self.form, self.scale = student, form, scale
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         logits = self.student(images)
-        return Step(logits, label_smoothing_loss(logits, targets, form=self.form))
+        parts = label_smoothing_loss(logits, targets, form=self.form)
+        return Step(logits, {name: self.scale * part for name, part in parts.items()})
 
 
 class Regularization(Method):

@@ -11,7 +11,7 @@ from tfkd.params import Params
 from tfkd.teachers import experiments_tree
 
 PUBLISHED_EPOCHS = 200
-METHOD_FLAGS = ("regularization", "label_smoothing", "double_training", "self_training", "pt_teacher")
+METHOD_FLAGS = ("regularization", "label_smoothing", "matched_scale", "double_training", "self_training", "pt_teacher")
 
 
 def experiment_name(args: argparse.Namespace, model_dir: Path) -> str:

@@ -16,12 +16,16 @@ from pathlib import Path
 
 from common.command_line import REPOSITORY, ArgumentParser, entry_point, positive
 from common.errors import UserError
-from common.plan.budgets import load_budget
+from common.plan.budgets import Budget, load_budget
 from common.plan.datasets import is_present, provide
+from common.plan.estimate import estimate
+from common.plan.executors import Executor, LocalExecutor, cpu_count
 from common.plan.plan import load_plan, select
-from common.plan.runner import Outcome, Runner, cpu_count
-from common.plan.tasks import State, Task, make_tasks
+from common.plan.runner import Outcome, Runner
+from common.plan.tasks import State, Task, make_tasks, states
+from common.results.page import render_page
 from common.results.records import read_runs
+from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, Table, load_tables
 from common.results.tables import render
 
@@ -55,49 +59,77 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--seeds", type=_seeds, metavar="S,...", help="seeds (default: the budget's)")
     add("--jobs", type=positive, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
-    add("--dry-run", action="store_true", help="print the commands and what is there already; do nothing")
+    add(
+        "--cluster",
+        metavar="ADDRESS",
+        help="run on a Ray cluster (docs/cluster.md): auto, HOST:PORT or ray://HOST:PORT",
+    )
+    add("--cpus-per-run", type=positive, default=1, metavar="N", help="on a cluster (default: 1)")
+    add(
+        "--gpus-per-run",
+        type=float,
+        metavar="F",
+        help="on a cluster: 0.25 lets four runs share a GPU (default: 1, if any)",
+    )
+    add(
+        "--dry-run", action="store_true", help="print commands, what is there, what is missing, an estimate; do nothing"
+    )
     add("--output", type=Path, default=REPOSITORY / "results", metavar="DIR", help="default: results/")
     add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="data sets (default: data/)")
     add("--experiments", type=Path, default=EXPERIMENTS, metavar="DIR", help="plan, budgets, parameters and figures")
     return parser.parse_args()
 
 
-def dry_run(tasks: Sequence[Task]) -> None:
-    """Print the commands in order, how far each is, and what is missing."""
-    states = {task: task.state() for task in tasks}
+def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
+    """Print the commands in order, how far each is, what is missing, and how long the rest takes."""
+    state = states(tasks)
     for number, task in enumerate(tasks, 1):
-        waits = [need.run.experiment for need in task.needs if states[need] is not State.DONE]
-        print(f"[{number}/{len(tasks)}] {task.name}: {states[task].value}", end="")
+        waits = [need.run.experiment for need in task.needs if state[need] is not State.DONE]
+        print(f"[{number}/{len(tasks)}] {task.name}: {state[task].value}", end="")
         print(f", waits for {', '.join(waits)}" if waits else "")
         print(f"  {task.shell_command}")
-    counts = Counter(state.value for state in states.values())
+    counts = Counter(each.value for each in state.values())
     print("\nruns: " + ", ".join(f"{count} {state}" for state, count in counts.items()))
     for dataset, directory in sorted({(task.run.dataset, task.data_dir) for task in tasks}):
         if not is_present(dataset, directory):
             way = "is written" if tasks[0].budget.generated else "is downloaded"
             print(f"missing data: {dataset} in {directory} (it {way} when the plan starts)")
-    untrained = {need.name for task in tasks for need in task.needs if states[need] is not State.DONE}
+    untrained = {need.name for task in tasks for need in task.needs if state[need] is not State.DONE}
     if untrained:
         print(f"missing teachers (the plan trains them): {', '.join(sorted(untrained))}")
+    print(estimate([task for task in tasks if state[task] is not State.DONE], output, experiments))
 
 
-def run(tasks: Sequence[Task], jobs: int) -> Outcome:
+def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
+    """The machines that the flags ask for."""
+    if args.cluster is None:
+        return LocalExecutor(args.jobs or min(budget.jobs, cpu_count()))
+    from common.plan.cluster import RayExecutor
+
+    return RayExecutor(args.cluster, jobs=args.jobs, cpus=args.cpus_per_run, gpus=args.gpus_per_run)
+
+
+def run(tasks: Sequence[Task], executor: Executor) -> Outcome:
     """Provide the data and execute the tasks."""
     missing = {}
     for dataset, directory in sorted({(task.run.dataset, task.data_dir) for task in tasks}):
         if problem := provide(dataset, directory, tasks[0].budget.generated):
             missing[dataset] = problem
-    return Runner(tasks, jobs, missing).run()
+    return Runner(tasks, executor, missing).run()
 
 
-def write_tables(tables: list[Table], directory: Path) -> None:
-    """Print the tables of all runs below `directory`, and keep them there as `tables.md`."""
-    text = render(tables, *read_runs([directory]))
-    file = directory / "tables.md"
-    temporary = file.with_name(".tables.md.tmp")
+def write_tables(tables: list[Table], output: Path, budget: str) -> None:
+    """Print the tables of a budget's runs and keep them beside these; make the page of all runs below `output`."""
+    text = render(make_report(tables, *read_runs([output / budget])))
+    _write(output / budget / "tables.md", text)
+    _write(output / "index.html", render_page(make_report(tables, *read_runs([output])), output))
+    print(f"\n{text}\nThese tables: {output / budget / 'tables.md'}, with curves and commands: {output / 'index.html'}")
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
-    print(f"\n{text}\nThese tables: {file}")
 
 
 def report_problems(outcome: Outcome) -> None:
@@ -115,24 +147,30 @@ def main() -> None:
     budget = load_budget(args.budget, args.experiments)
     tables = load_tables(args.experiments)
     runs = select(
-        load_plan(args.experiments), tables, papers=args.papers, table_patterns=args.tables, cell_patterns=args.cells
+        load_plan(args.experiments),
+        tables,
+        papers=args.papers,
+        table_patterns=args.tables,
+        cell_patterns=args.cells,
+        left_out=list(budget.leaves_out),
     )
     seeds = args.seeds or budget.seeds
     tasks = make_tasks(runs, seeds, budget, output=args.output, data=args.data_dir, experiments=args.experiments)
-    jobs = args.jobs or min(budget.jobs, cpu_count())
-    print(f"budget {budget.name}: {budget.description}\nruns: {len(tasks)}, {jobs} at a time")
+    print(f"budget {budget.name}: {budget.description}\nruns: {len(tasks)}")
     if args.dry_run:
-        dry_run(tasks)
+        dry_run(tasks, args.output, args.experiments)
         return
+    executor = make_executor(args, budget)
+    print(f"at a time: {executor.jobs}")
     try:
-        outcome = run(tasks, jobs)
+        outcome = run(tasks, executor)
     except OSError as error:
         raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
     summary = f"{len(outcome.done)} of {len(tasks)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:
         print(f"stopped: {summary}; the same command goes on from here")
         sys.exit(130)
-    write_tables(tables, args.output / budget.name)
+    write_tables(tables, args.output, budget.name)
     print(summary)
     report_problems(outcome)
     if outcome.failed or outcome.blocked:

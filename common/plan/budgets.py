@@ -13,7 +13,7 @@ from common.results.reported import EXPERIMENTS, read_data
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """A budget.
+    """A budget. Its patterns are compared with "<paper> <script> <experiment>".
 
     Attributes:
         name, description: for people.
@@ -21,8 +21,9 @@ class Budget:
         keep_networks: False deletes the networks of finished runs that no other run needs.
         jobs: how many runs at a time, unless the command line says it.
         seeds: which seeds, unless the command line says it.
-        flags: paper -> flags that each of its commands gets.
-        params: pattern of experiment -> keys of `params.json` to override; later patterns win.
+        flags: pattern -> flags that the commands get, one pattern's after another's.
+        params: pattern -> keys of `params.json` to override; later patterns win.
+        leaves_out: pattern -> why its runs are left out, unless a table or a cell of theirs is asked for.
     """
 
     name: str
@@ -33,10 +34,15 @@ class Budget:
     seeds: tuple[int, ...] = (0,)
     flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     params: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    leaves_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def overrides(self, experiment: str) -> dict[str, Any]:
-        """The keys of `params.json` that this budget sets for an experiment."""
-        matching = [keys for pattern, keys in self.params.items() if fnmatchcase(experiment, pattern)]
+    def flags_of(self, run: str) -> list[str]:
+        """The flags that this budget gives to a run, named as its patterns want it."""
+        return [flag for pattern, flags in self.flags.items() if fnmatchcase(run, pattern) for flag in flags]
+
+    def overrides(self, run: str) -> dict[str, Any]:
+        """The keys of `params.json` that this budget sets for a run."""
+        matching = [keys for pattern, keys in self.params.items() if fnmatchcase(run, pattern)]
         return {key: value for keys in matching for key, value in keys.items()}
 
 

@@ -1,8 +1,29 @@
-"""The plan as data: every run that the published tables and READMEs ask for, and the choice among them."""
+"""The plan as data: every run that the published tables and READMEs ask for, and the choice among them.
+
+A file `experiments/plan/<name>.json` holds runs of one paper:
+
+    paper       whose directory the commands are typed in
+    dataset     of its runs, unless a run says another
+    flags       script -> flags that each of its commands gets besides (optional)
+    networks    patterns of the files that hold trained networks (optional)
+    parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
+    places      experiment -> where commands that need it look for its run, in the workspace (optional)
+    runs        experiment, command, and where there are any needs, flags, dataset, readme (what a README calls it);
+                "trains": false for a command that leaves no `run.json` of its own, such as an evaluation; "workspace"
+                for one that would write to another's files; "copies": place -> file of the repository that it changes;
+                "leftovers": patterns of large files that nobody reads after the end
+    cells       table -> row -> experiments, one a column
+    controls    table -> rows without a published figure (optional)
+    notes       table -> what a reader must know (optional)
+
+A paper may have several files: its own, which has its name, and those of people who add to it; these need not repeat
+dataset, flags, networks and parameters.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +33,8 @@ from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.results.reported import EXPERIMENTS, Table, plan_files, read_data
 
+INHERITED = ("dataset", "flags", "networks", "parameters")
+
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
@@ -19,33 +42,51 @@ class PlannedRun:
 
     Attributes:
         paper: whose it is.
-        experiment: what `run.json` and the tables call it: a directory below `experiments/`, then the method's flags.
-        script: of the paper, absolute.
-        arguments: of the script, as in the paper's README.
+        experiment: what `run.json` and the tables call it.
+        command: as typed in the paper's directory; its first word is the script.
         dataset: name of the data set.
+        flags: what is added to the command: for every one of its script, then its own.
         needs: experiments whose trained networks it starts from or is taught by.
-        place: below `experiments/`, where commands that need this run look for its networks.
-        readme: what the paper's README calls it, where it is one of the README's commands.
+        readme: what a README calls it, where it is one of a README's commands.
+        trains: False where it leaves no `run.json` of its own, as an evaluation does.
+        parameters: directory with its `params.json`, relative to the workspace; None where its script reads none.
+        variant: names its own workspace, where the files of another run would be written to in the common one.
+        copies: place in the workspace -> file of the repository of which it gets a copy, because its command changes it.
+        place: where commands that need it look for its directory, or (*.pth) for the file of that name beside it,
+            relative to the workspace; None where they find it by themselves.
+        needed: whether another run needs its networks.
+        networks: patterns of the files in its directory that hold them.
+        leftovers: patterns of those that are of no use after the end, whoever needs the run.
     """
 
     paper: str
     experiment: str
-    script: Path
-    arguments: tuple[str, ...]
+    command: tuple[str, ...]
     dataset: str
+    flags: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    place: str | None = None
     readme: str | None = None
+    trains: bool = True
+    parameters: str | None = None
+    variant: str = ""
+    place: str | None = None
+    needed: bool = False
+    networks: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
 
     @property
-    def directory(self) -> str:
-        """Where its parameters lie, below `experiments/`."""
-        return self.experiment.split()[0]
+    def key(self) -> tuple[str, str]:
+        return self.paper, self.experiment
 
     @property
-    def flags(self) -> list[str]:
-        """What tells it from other runs of the same directory."""
-        return self.experiment.split()[1:]
+    def script(self) -> Path:
+        return REPOSITORY / self.paper / self.command[0]
+
+    @property
+    def name(self) -> str:
+        """What patterns of budgets are compared with: `edkd tools/train.py cifar100/kd/res56_res20`."""
+        return f"{self.paper} {self.command[0]} {self.experiment}"
 
 
 def load_plan(experiments: Path = EXPERIMENTS) -> list[PlannedRun]:
@@ -54,38 +95,55 @@ def load_plan(experiments: Path = EXPERIMENTS) -> list[PlannedRun]:
     Raises:
         UserError: a plan that cannot be read, names a run twice, or needs one that it does not have before.
     """
-    return [run for file in plan_files(experiments).values() for run in _paper_runs(file)]
+    contents = [(file, read_data(file)) for file in plan_files(experiments).values()]
+    contents.sort(key=lambda pair: pair[0].stem != pair[1]["paper"])  # a paper's own file comes first
+    runs: dict[tuple[str, str], PlannedRun] = {}
+    heads: dict[str, dict[str, Any]] = {}
+    for file, content in contents:
+        head = heads.setdefault(content["paper"], content)
+        for entry in content["runs"]:
+            run = _planned_run(entry, {**{key: head[key] for key in INHERITED if key in head}, **content}, file)
+            if run.key in runs:
+                raise UserError(f"{file} has the experiment '{run.experiment}', which is planned already")
+            for need in run.needs:
+                if (run.paper, need) not in runs:
+                    raise UserError(f"{file}: '{run.experiment}' needs '{need}', which must come before it")
+            runs[run.key] = run
+    needed = {(run.paper, need) for run in runs.values() for need in run.needs}
+    return [dataclasses.replace(run, needed=run.key in needed) for run in runs.values()]
 
 
-def _paper_runs(file: Path) -> list[PlannedRun]:
-    content = read_data(file)
-    runs: dict[str, PlannedRun] = {}
-    for entry in content["runs"]:
-        run = _planned_run(entry, content)
-        if run.experiment in runs:
-            raise UserError(f"{file} has the experiment '{run.experiment}' twice")
-        for need in run.needs:
-            if need not in runs or runs[need].place is None:
-                raise UserError(f"{file}: '{run.experiment}' needs '{need}', which must come before and have a place")
-        runs[run.experiment] = run
-    return list(runs.values())
-
-
-def _planned_run(entry: dict[str, Any], plan: dict[str, Any]) -> PlannedRun:
-    script = REPOSITORY / plan["script"]
-    name, *arguments = entry["command"].split()
-    if name != script.name:
-        raise UserError(f"the plan of {plan['paper']} runs {script.name}, but has the command '{entry['command']}'")
-    return PlannedRun(
-        plan["paper"],
-        entry["experiment"],
-        script,
-        tuple(arguments),
-        plan["dataset"],
-        tuple(entry.get("needs", ())),
-        plan["places"].get(entry["experiment"]),
-        entry.get("readme"),
-    )
+def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> PlannedRun:
+    try:
+        command, parameters, variant = shlex.split(entry["command"]), None, entry.get("workspace", "")
+        if (flag := plan.get("parameters")) in command:
+            position = command.index(flag)
+            parameters = command[position + 1].rstrip("/")
+            if Path(parameters).is_absolute() or ".." in Path(parameters).parts:
+                raise UserError(f"{file}: '{entry['experiment']}' has parameters outside the repository: {parameters}")
+            if entry.get("trains", True):
+                variant = "_".join(word.lstrip("-") for word in command[1:position] + command[position + 2 :])
+        run = PlannedRun(
+            paper=plan["paper"],
+            experiment=entry["experiment"],
+            command=tuple(command),
+            dataset=entry.get("dataset", plan["dataset"]),
+            flags=(*plan.get("flags", {}).get(command[0], ()), *entry.get("flags", ())),
+            needs=tuple(entry.get("needs", ())),
+            readme=entry.get("readme"),
+            trains=entry.get("trains", True),
+            parameters=parameters,
+            variant=variant,
+            place=plan.get("places", {}).get(entry["experiment"]),
+            networks=tuple(plan.get("networks", ())),
+            leftovers=tuple(entry.get("leftovers", ())),
+            copies=tuple(entry.get("copies", {}).items()),
+        )
+    except KeyError as error:
+        raise UserError(f"{file} lacks the key {error}; CONTRIBUTING.md says what a plan holds") from error
+    if not run.script.is_file():
+        raise UserError(f"{file}: '{run.experiment}' runs {run.command[0]}, which is not in {run.paper}/")
+    return run
 
 
 def select(
@@ -95,6 +153,7 @@ def select(
     papers: Sequence[str] = (),
     table_patterns: Sequence[str] = (),
     cell_patterns: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> list[PlannedRun]:
     """The chosen runs and all that they need, in the plan's order. What is not given chooses everything.
 
@@ -104,44 +163,48 @@ def select(
         papers: names of papers.
         table_patterns: shell patterns of table names.
         cell_patterns: shell patterns of an experiment, or of a cell: "<table> <row> <column>".
+        left_out: shell patterns of `PlannedRun.name`: runs that must be chosen by a table's or a cell's pattern.
 
     Raises:
         UserError: a paper or a pattern that nothing answers to.
     """
-    cells = [(table, cell) for table in tables for cell in table.cells]
+    of_tables: dict[tuple[str, str], set[str]] = {run.key: set() for run in runs}
+    of_cells: dict[tuple[str, str], set[str]] = {run.key: {run.experiment} for run in runs}
+    for table in tables:
+        for cell in table.cells:
+            key = table.paper, cell.experiment
+            if key in of_tables:
+                of_tables[key].add(table.id)
+                of_cells[key].add(f"{table.id} {cell.row} {cell.column}")
     known_papers = sorted({run.paper for run in runs})
-    known_tables = sorted({table.id for table, cell in cells if cell.experiment})
+    known_tables = sorted(set().union(*of_tables.values()))
     for paper in papers:
         if paper not in known_papers:
             raise UserError(f"no paper '{paper}' in the plan: give one of {', '.join(known_papers)}")
     for pattern in table_patterns:
-        if not any(fnmatchcase(name, pattern) for name in known_tables):
+        if not _any_match(known_tables, [pattern]):
             raise UserError(f"no table '{pattern}' in the plan: give one of {', '.join(known_tables)}")
-
-    names: dict[tuple[str, str], list[str]] = {(run.paper, run.experiment): [run.experiment] for run in runs}
-    in_tables: set[tuple[str, str]] = set()
-    for table, cell in cells:
-        key = (table.paper, cell.experiment)
-        if key in names:
-            names[key].append(f"{table.id} {cell.row} {cell.column}")
-            if any(fnmatchcase(table.id, pattern) for pattern in table_patterns):
-                in_tables.add(key)
     for pattern in cell_patterns:
-        if not any(fnmatchcase(name, pattern) for of_run in names.values() for name in of_run):
+        if not _any_match(set().union(*of_cells.values()), [pattern]):
             raise UserError(f"no experiment or cell answers to '{pattern}': --dry-run lists the experiments")
 
     def chosen(run: PlannedRun) -> bool:
-        key = (run.paper, run.experiment)
+        if not (table_patterns or cell_patterns) and _any_match([run.name], left_out):
+            return False
         return (
             (not papers or run.paper in papers)
-            and (not table_patterns or key in in_tables)
-            and (not cell_patterns or any(fnmatchcase(name, p) for name in names[key] for p in cell_patterns))
+            and (not table_patterns or _any_match(of_tables[run.key], table_patterns))
+            and (not cell_patterns or _any_match(of_cells[run.key], cell_patterns))
         )
 
-    wanted = {(run.paper, run.experiment) for run in runs if chosen(run)}
+    wanted = {run.key for run in runs if chosen(run)}
     for run in reversed(runs):  # a run's needs come before it
-        if (run.paper, run.experiment) in wanted:
+        if run.key in wanted:
             wanted |= {(run.paper, need) for need in run.needs}
     if not wanted:
         raise UserError("nothing in the plan answers to all of --papers, --tables and --cells together")
-    return [run for run in runs if (run.paper, run.experiment) in wanted]
+    return [run for run in runs if run.key in wanted]
+
+
+def _any_match(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

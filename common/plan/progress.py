@@ -12,6 +12,7 @@ from tqdm import tqdm
 from common.plan.tasks import Task
 
 _TAIL_BYTES = 4096
+MOST_LINES = 20  # of running jobs; a cluster may have more
 
 
 def last_line(log: Path) -> str:
@@ -40,12 +41,17 @@ class Display:
         # disable=None: bars only where a person is watching
         self._bar = tqdm(total=total, initial=finished, desc="all runs", unit="run", leave=False, disable=None)
         self._lines = [
-            tqdm(position=i, bar_format="{desc}", leave=False, disable=None) for i in range(1, min(jobs, total) + 1)
+            tqdm(position=i, bar_format="{desc}", leave=False, disable=None)
+            for i in range(1, min(jobs, total, MOST_LINES) + 1)
         ]
 
     def started(self, task: Task) -> None:
         if self._bar.disable:
             self._write("started", task, "")
+
+    def restarted(self, task: Task) -> None:
+        """The worker of a task went away; it goes on elsewhere."""
+        self._write("LOST", task, "its worker went away; it starts again and resumes")
 
     def ended(self, task: Task, verdict: str, details: str) -> None:
         """A task has been done, has failed, or will not be run."""

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from common.plan.executors import LOST, Executor, Job
 from common.plan.progress import Display, last_line
-from common.plan.tasks import State, Task
+from common.plan.tasks import State, Task, states
 
 POLL_SECONDS, REFRESH_SECONDS = 0.1, 1.0
 GRACE_SECONDS = 30.0  # for a stopped run to write its record
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclasses.dataclass
@@ -42,8 +35,8 @@ class Outcome:
 
 
 @dataclasses.dataclass
-class _Child:
-    process: subprocess.Popen
+class _Running:
+    job: Job
     begun: float
 
 
@@ -52,21 +45,18 @@ class Runner:
 
     Args:
         tasks: each after those that it needs.
-        jobs: how many at a time.
+        executor: where.
         missing_data: data set -> why it cannot be had; runs on it are blocked.
     """
 
-    def __init__(self, tasks: Sequence[Task], jobs: int, missing_data: dict[str, str]) -> None:
-        self.jobs, self.missing_data = jobs, missing_data
-        self.outcome = Outcome()
-        self.pending: list[Task] = []
-        for task in tasks:
-            if task.state() is State.DONE:
-                self.outcome.done.add(task)
-            else:
-                self.pending.append(task)
-        self.running: dict[Task, _Child] = {}
-        self.display = Display(len(tasks), len(self.outcome.done), jobs)
+    def __init__(self, tasks: Sequence[Task], executor: Executor, missing_data: dict[str, str]) -> None:
+        self.executor, self.missing_data = executor, missing_data
+        self.states = states(tasks)
+        self.outcome = Outcome({task for task in tasks if self.states[task] is State.DONE})
+        self.pending = [task for task in tasks if task not in self.outcome.done]
+        self.running: dict[Task, _Running] = {}
+        self.restarts: Counter[Task] = Counter()
+        self.display = Display(len(tasks), len(self.outcome.done), executor.jobs)
         self._signals = 0
 
     def run(self) -> Outcome:
@@ -78,18 +68,18 @@ class Runner:
                     self._collect()
                     self._start_what_can()
                     if time.monotonic() - refreshed > REFRESH_SECONDS:
-                        self.display.refresh({task: child.begun for task, child in self.running.items()})
+                        self.display.refresh({task: running.begun for task, running in self.running.items()})
                         refreshed = time.monotonic()
                     time.sleep(POLL_SECONDS)
             finally:
                 self.display.close()
-                self._stop_children()
+                self._stop_jobs()
         self.outcome.stopped = bool(self._signals)
         return self.outcome
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Signals are only counted, so that nothing is ever cut off between starting a child and knowing of it."""
+        """Signals are only counted, so that nothing is ever cut off between starting a job and knowing of it."""
 
         def count(number: int, frame: object) -> None:
             self._signals += 1
@@ -107,7 +97,7 @@ class Runner:
                 self.pending.remove(task)
                 self.outcome.blocked[task] = problem
                 self.display.ended(task, "BLOCKED", problem)
-            elif len(self.running) < self.jobs and self.outcome.done.issuperset(task.needs):
+            elif len(self.running) < self.executor.jobs and self.outcome.done.issuperset(task.needs):
                 self.pending.remove(task)
                 self._start(task)
 
@@ -119,43 +109,38 @@ class Runner:
         return self.missing_data.get(task.run.dataset)
 
     def _start(self, task: Task) -> None:
-        if task.state() is State.STALE:
-            return self._fail(task, f"it was {State.STALE.value}: remove {task.directory} to run it again")
-        threads = max(1, cpu_count() // self.jobs)
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+        if self.states[task] is State.STALE:
+            directory = task.record().directory
+            return self._fail(task, f"it was {State.STALE.value}: remove {directory} to run it again")
         try:
             task.prepare()
             with open(task.log, "a") as log:
                 log.write(f"$ {task.shell_command}\n")
-                log.flush()
-                # a session of its own: Ctrl-C in the terminal reaches us alone, and we stop the child
-                process = subprocess.Popen(
-                    task.command,
-                    cwd=task.workspace,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent,
-                )
+            job = self.executor.start(task)
         except OSError as error:
             return self._fail(task, f"cannot be started: {error}")
-        self.running[task] = _Child(process, time.monotonic())
+        self.running[task] = _Running(job, time.monotonic())
         self.display.started(task)
 
     def _collect(self) -> None:
         """Take in the tasks that have ended."""
-        for task, child in list(self.running.items()):
-            if (code := child.process.poll()) is None:
+        for task, running in list(self.running.items()):
+            if (code := running.job.poll()) is None:
                 continue
             del self.running[task]
+            if code == 0:
+                task.finish()
             if code == 0 and task.state() is State.DONE:
                 self.outcome.done.add(task)
-                task.tidy()
-                self.display.ended(task, "done", f"{time.monotonic() - child.begun:.0f} s, {last_line(task.log)}")
+                self.display.ended(task, "done", f"{time.monotonic() - running.begun:.0f} s, {last_line(task.log)}")
             elif code == 0:
                 self._fail(task, "it ended without a record of a finished run")
+            elif code == LOST and self.restarts[task] < self.executor.restarts:
+                self.restarts[task] += 1
+                self.pending.insert(0, task)
+                self.display.restarted(task)
+            elif code == LOST:
+                self._fail(task, f"its worker was lost {self.restarts[task] + 1} times: {last_line(task.log)}")
             else:
                 self._fail(task, f"exit code {code}: {last_line(task.log)}")
 
@@ -163,20 +148,14 @@ class Runner:
         self.outcome.failed[task] = reason
         self.display.ended(task, "FAILED", reason)
 
-    def _stop_children(self) -> None:
+    def _stop_jobs(self) -> None:
         """Ask all to stop, and end those that do not; a further signal cuts the waiting short."""
-        for child in self.running.values():
-            child.process.terminate()
+        jobs = [running.job for running in self.running.values()]
+        for job in jobs:
+            job.terminate()
         deadline, signals = time.monotonic() + GRACE_SECONDS, self._signals
-        while any(child.process.poll() is None for child in self.running.values()):
+        while any(job.poll() is None for job in jobs):
             if time.monotonic() > deadline or self._signals > signals:
-                for child in self.running.values():
-                    child.process.kill()
+                for job in jobs:
+                    job.kill()
             time.sleep(POLL_SECONDS)
-
-
-def _die_with_parent() -> None:
-    """In the child: be stopped by the kernel (Linux) when the runner is killed, so that nobody goes on unseen."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -38,6 +38,7 @@ class CheckpointFiles:
         snapshots: file that keeps the student's weights -> number of finished epochs when it is written.
         weights_key, optimizer_key, accuracy_key: what the published files call the student's weights, the optimiser's
             state and the best accuracy so far; without the last it is kept under a name of ours alone.
+        constants: what the published files hold besides.
     """
 
     last: Path
@@ -46,6 +47,7 @@ class CheckpointFiles:
     weights_key: str = "state_dict"
     optimizer_key: str = "optim_dict"
     accuracy_key: str | None = None
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -228,6 +230,7 @@ class Trainer:
         """Write the checkpoints of `finished` epochs."""
         frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
         content = {
+            **self.files.constants,
             "epoch": finished,
             self.files.weights_key: self.method.student.state_dict(),
             self.files.optimizer_key: self.optimizer.state_dict(),

@@ -20,10 +20,10 @@ from edkd.engine.teachers import TeacherFile
 
 TRAINERS = ("base", "crd", "dot", "crd_dot")
 WARMUPS = ("WARMUP", "WARMUP_EPOCHS")
-# keys that say where a run goes and for how long, not what is trained
+# keys that say where a run goes and how much of it there is, not what is trained; a record's settings have them
 PLACE_AND_BUDGET = (
     *("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
-    *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES"),
+    *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES", "SOLVER.BATCH_SIZE"),
 )
 
 

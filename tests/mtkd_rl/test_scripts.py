@@ -70,6 +70,7 @@ def test_a_student_by_reinforcement(run_script, checkpoints, small):
 
     last = torch.load(run / "resnet8.pth.tar", weights_only=True)
     assert {*PUBLISHED_KEYS, "acc"} <= last.keys()
+    assert last["arch"] == "resnet8"
     assert last["epoch"] == 2
     create_model("resnet8", 100, family="mtkd_rl").load_state_dict(last["model"])
     kept = {key.split(".")[0] for key in last["training"]["weights"]}

@@ -19,6 +19,7 @@ directory = Path(args.model_dir)
 params = json.loads((directory / "params.json").read_text())
 output = directory / "smooth" if args.smooth else directory
 output.mkdir(exist_ok=True)
+(output / "pid.txt").write_text(str(os.getpid()))
 with open(output / "calls.txt", "a") as calls:
     calls.write(f"{os.environ['OMP_NUM_THREADS']}\n")
 record = {

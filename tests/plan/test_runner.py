@@ -23,23 +23,24 @@ class Plan:
         self.root, self.experiments = root, root / "experiments"
         (root / "data" / "generated" / "cifar-100-python").mkdir(parents=True)
         (self.experiments / "plan").mkdir(parents=True)
-        student = {"needs": ["base/teacher"], "command": "stub_main.py --model_dir experiments/kd/student/"}
+        student = {"needs": ["base/teacher"], "command": f"{SCRIPT} --model_dir experiments/kd/student/"}
         runs = [
-            {"experiment": "base/teacher", "command": "stub_main.py --model_dir experiments/base/teacher/"},
+            {"experiment": "base/teacher", "command": f"{SCRIPT} --model_dir experiments/base/teacher/"},
             {"experiment": "kd/student", **student},
             {"experiment": "kd/student --smooth", **student, "command": student["command"] + " --smooth"},
-            {"experiment": "base/alone", "command": "stub_main.py --model_dir experiments/base/alone/"},
+            {"experiment": "base/alone", "command": f"{SCRIPT} --model_dir experiments/base/alone/"},
         ]
         figures = [["teacher", {"value": 70.0}], ["student", {"value": 71.0}], ["smooth", {"value": 72.0}]]
         cells = {"teacher": ["base/teacher"], "student": ["kd/student"], "smooth": ["kd/student --smooth"]}
-        plan = {"paper": "stub", "script": str(SCRIPT), "dataset": "cifar100"}
-        plan |= {"places": {"base/teacher": "teachers/best"}, "runs": runs, "cells": {"stub/table": cells}}
+        plan = {"paper": "stub", "dataset": "cifar100", "parameters": "--model_dir", "networks": ["*.pth.tar"]}
+        places = {"base/teacher": "experiments/teachers/best"}
+        plan |= {"places": places, "runs": runs, "cells": {"stub/table": cells}}
         table = {"id": "stub/table", "paper": "stub", "title": "A table", "columns": ["accuracy"], "rows": figures}
         table |= {"dataset": "any", "metric": "accuracy", "source": "nobody", "note": ""}
-        budget = {"description": "tiny", "data": "generated", "flags": {"stub": ["--epochs", "3"]}}
+        budget = {"description": "tiny", "data": "generated", "flags": {"stub *": ["--epochs", "3"]}}
         self._write("plan/stub.json", plan)
         self._write("reported.json", {"tables": [table]})
-        self._write("budgets.json", {"quick": {**budget, "jobs": 2, "params": {"kd/*": {"batch_size": 4}}}})
+        self._write("budgets.json", {"quick": {**budget, "jobs": 2, "params": {"stub * kd/*": {"batch_size": 4}}}})
         self.set("base/teacher")
         self.set("kd/student", teacher="teachers/best")
         self.set("base/alone")
@@ -74,6 +75,9 @@ class Plan:
     def workspace(self, seed: int = 0) -> Path:
         return self.root / "out" / "quick" / f"seed_{seed}" / "stub"
 
+    def tables(self) -> str:
+        return (self.root / "out" / "quick" / "tables.md").read_text()
+
     def calls(self, directory: str) -> int:
         file = self.workspace() / directory / "calls.txt"
         return len(file.read_text().splitlines()) if file.exists() else 0
@@ -94,7 +98,7 @@ def test_everything_runs_once_in_workspaces_of_its_own(plan):
     assert "8 of 8 runs done" in output
     assert [plan.calls(d) for d in (TEACHER, STUDENT, SMOOTH, ALONE)] == [1, 1, 1, 1]
     assert not (plan.workspace() / STUDENT / "smooth").exists(), "a run with flags does not write to the plain run"
-    tables = (plan.root / "out" / "quick" / "tables.md").read_text()
+    tables = plan.tables()
     assert tables in output
     assert "| student |     71.00 | 12.50 ± 0.00 † | 12.25 ± 1.41 † |" in tables
     assert "| stub  | base/alone | Stub   |" in tables
@@ -105,7 +109,8 @@ def test_everything_runs_once_in_workspaces_of_its_own(plan):
     assert code == 0
     assert "started" not in output
     assert [plan.calls(d) for d in (TEACHER, STUDENT, SMOOTH, ALONE)] == [1, 1, 1, 1]
-    assert (plan.root / "out" / "quick" / "tables.md").read_text() == tables
+    assert plan.tables() == tables
+    assert "kd/student" in (plan.root / "out" / "index.html").read_text()
 
 
 def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
@@ -115,7 +120,7 @@ def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
     assert "1 of 4 runs done" in output
     end = output[output.rindex("runs done") :]
     assert "FAILED stub base/teacher (seed 0): exit code 2: error: it went wrong" in end
-    assert f"log: {plan.workspace() / TEACHER / 'output.log'}" in end
+    assert f"log: {plan.workspace() / 'logs' / 'base_teacher.log'}" in end
     assert "BLOCKED stub kd/student (seed 0): needs stub base/teacher (seed 0)" in end
     assert "BLOCKED stub kd/student --smooth (seed 0)" in end
 
@@ -123,11 +128,11 @@ def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
     code, output = plan.run()
     assert code == 0, output
     assert [plan.calls(d) for d in (TEACHER, STUDENT, ALONE)] == [2, 1, 1], "only what was not done is run again"
-    assert "resuming" in (plan.workspace() / TEACHER / "output.log").read_text()
+    assert "resuming" in (plan.workspace() / "logs" / "base_teacher.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_stopped_at_any_time_and_started_again(plan, number):
+def test_stopped_at_any_time_and_started_again(plan, number, tmp_path):
     plan.set("base/alone", sleep=60)
     process = plan.start("--jobs", "2")
     deadline = time.monotonic() + 30
@@ -146,13 +151,40 @@ def test_stopped_at_any_time_and_started_again(plan, number):
     assert code == 0, output
     assert "4 of 4 runs done" in output
     assert [plan.calls(d) for d in (TEACHER, ALONE)] == [1, 2]
+    assert plan.tables() == undisturbed_tables(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_killed_and_started_again_it_ends_with_the_same_table(plan, tmp_path):
+    plan.set("base/alone", sleep=60, deaf=True)
+    process = plan.start("--jobs", "2")
+    deadline = time.monotonic() + 30
+    while plan.calls(SMOOTH) + plan.calls(ALONE) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    os.kill(int((plan.workspace() / ALONE / "pid.txt").read_text()), signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert json.loads((plan.workspace() / ALONE / "run.json").read_text())["status"] == "running"
+
+    plan.set("base/alone")
+    code, output = plan.run()
+    assert code == 0, output
+    assert plan.calls(ALONE) == 2
+    assert plan.tables() == undisturbed_tables(tmp_path)
+
+
+def undisturbed_tables(root: Path) -> str:
+    plan = Plan(root / "undisturbed")
+    assert plan.run()[0] == 0
+    return plan.tables()
 
 
 def test_a_second_ctrl_c_ends_what_does_not_stop(plan):
     plan.set("base/alone", sleep=60, deaf=True)
     process = plan.start("--cells", "base/alone")
     deadline = time.monotonic() + 30
-    while "deaf" not in last_line(plan.workspace() / ALONE / "output.log") and time.monotonic() < deadline:
+    while "deaf" not in last_line(plan.workspace() / "logs" / "base_alone.log") and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -179,7 +211,7 @@ def test_a_killed_runner_takes_its_children_along(plan):
 
 def test_results_of_other_flags_are_never_taken_for_these(plan):
     plan.run("--cells", "base/teacher")
-    plan.set_budget(flags={"stub": ["--epochs", "5"]})
+    plan.set_budget(flags={"stub *": ["--epochs", "5"]})
     code, output = plan.run("--cells", "base/teacher")
     assert code == 1
     assert f"done with other flags or parameters: remove {plan.workspace() / TEACHER} to run it again" in output
@@ -246,9 +278,10 @@ def test_real_runs_on_the_generated_set(tmp_path):
     command = "main.py --model_dir experiments/"
     plan = {
         "paper": "tfkd",
-        "script": "tfkd/main.py",
+        "networks": ["*.pth.tar"],
+        "parameters": "--model_dir",
         "dataset": "cifar100",
-        "places": {base: "pretrained_teacher_models/base_cnn"},
+        "places": {base: "experiments/pretrained_teacher_models/base_cnn"},
         "runs": [
             {"experiment": base, "command": f"{command}{base}/"},
             {"experiment": f"{base} --regularization", "command": f"{command}{base}/ --regularization"},

@@ -58,6 +58,7 @@ class RunsCode:
         (["--regularisation"], "unrecognized arguments: --regularisation"),
         (["surplus"], "unrecognized arguments: surplus"),
         (["--regularization", "--label_smoothing"], "--regularization and --label_smoothing are two methods"),
+        (["--matched_scale"], "--matched_scale is a control for --regularization: give it with --label_smoothing"),
         (["--self_training"], "--self_training needs a teacher, and .*base_cnn_low_rate/params.json names none"),
         (["--pt_teacher"], "--pt_teacher needs a teacher, and .* names none"),
         (["--epochs", "0"], "argument --epochs: 0 is not a positive number"),

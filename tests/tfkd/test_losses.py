@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.golden import conformance, draw
-from tfkd.losses import designed_teacher, kd_loss, label_smoothing_loss, regularization_loss
+from tfkd.losses import designed_teacher, kd_loss, label_smoothing_loss, regularization_loss, regularization_scale
 
 CASES = conformance("losses/tfkd.json")["cases"]
 
@@ -90,6 +90,22 @@ class TestPaperForm:
         assert label_smoothing_loss(self.z, self.targets, form="paper")["cross_entropy"].item() == pytest.approx(
             expected
         )
+
+    def test_scale_of_regularization(self):
+        """The gradient is scale * (p - targets) / N with targets that do not depend on the student."""
+        options = {"alpha": 0.95, "multiplier": 1.0}
+        scale = regularization_scale(*options.values(), K=10)
+        assert scale == pytest.approx(0.05 + 0.95 / 10)
+        assert regularization_scale(0.95, 1.0, 10, form="paper") == 1.0
+
+        def implied_targets(z):
+            z = z.clone().requires_grad_()
+            sum(regularization_loss(z, self.targets, temperature=40, **options).values()).backward()
+            return z.detach().softmax(1) - z.grad * len(z) / scale
+
+        one, other = implied_targets(self.z), implied_targets(self.z_t)
+        assert one.numpy() == pytest.approx(other.numpy())
+        assert one.min() > 0
 
     def test_forms_agree_where_nothing_differs(self):
         """With tau = 1 and multiplier K the published KD is the printed one."""

@@ -192,6 +192,19 @@ def test_teacher_free_variants(flag, place, workspace):
     assert ("soft" in record_of_losses(directory / place)) == (flag == "--regularization")
 
 
+def test_label_smoothing_at_the_scale_of_regularization(workspace):
+    """The first epoch of one batch is reported before any step: the same loss, scaled."""
+    directory = workspace.experiment(CNN, reg_alpha=0.9, multiplier=2.0, dropout_rate=0.0)
+    losses = []
+    for flags, name in (([], "--label_smoothing"), (["--matched_scale"], "--label_smoothing --matched_scale")):
+        ended = workspace.run(CNN, *ONE, "--limit-train-batches", "1", "--label_smoothing", *flags)
+        assert (ended.code, ended.stderr) == (0, "")
+        place = directory / "label_smoothing"
+        assert record(place)["experiment"] == f"{CNN} {name}"
+        losses.append(metrics(place)[0]["train/loss"])
+    assert losses[1] == pytest.approx((0.1 + 0.9 * 2 / 10) * losses[0])
+
+
 def record_of_losses(directory: Path) -> set[str]:
     return {key.removeprefix("train/") for key in metrics(directory)[0] if key.startswith("train/")}
 

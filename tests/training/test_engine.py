@@ -461,3 +461,59 @@ def test_gradients_of_several_batches_are_summed(tmp_path):
     training.train_epoch(0, show_progress=False)
     for ours, theirs in zip(training.method.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+# ------------------------------------------------------------------------------------------- without a test set
+
+
+class Judged(Linear):
+    """Its evaluation loss is what a list says, one value an epoch."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses = iter(losses)
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        assert images.shape[0] == logits.shape[0] == len(targets)
+        return torch.full((), next(self.losses)) * len(targets)
+
+
+def test_without_a_test_set_the_validation_loss_chooses(tmp_path):
+    """The method's own loss, the earliest of equals; the record's accuracy is what is measured after training."""
+    losses, is_best = [3.0, 1.0, 2.0, 1.0], []
+    whole = batches(batch_size=20)
+    training = trainer(
+        tmp_path,
+        Judged(losses),
+        epochs=4,
+        test=None,
+        validation=whole,
+        files=CheckpointFiles(tmp_path / "last", None),
+    )
+    chosen = training.fit(
+        run_directory(tmp_path),
+        lambda figures, best: is_best.append((figures["loss"], best)),
+        lambda: {"accuracy": {"last": 12.0, "best": 34.0}},
+    )
+    assert is_best == list(zip(losses, [True, True, False, False], strict=True))
+    lines = metrics(tmp_path)
+    assert [line["validation/loss"] for line in lines] == losses
+    assert not [key for line in lines for key in line if key.startswith("test/")]
+    assert (chosen.best_epoch, chosen.best_loss) == (1, 1.0)
+    assert (chosen.best, chosen.last) == tuple(lines[i]["validation/accuracy"] for i in (1, 3))
+    run = record(tmp_path)
+    assert run["accuracy"] == {"last": 12.0, "best": 34.0}
+    assert run["validation"] == {"last": chosen.last, "best": chosen.best, "best_epoch": 1, "best_loss": 1.0}
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} >= {"last", "run.json", "metrics.jsonl"}
+    assert not (tmp_path / "best").exists()
+
+    again = trainer(tmp_path, epochs=4, test=None, validation=whole, files=CheckpointFiles(tmp_path / "last", None))
+    assert again.resume()
+    assert again.accuracies == chosen
+
+
+def test_a_validation_loss_that_is_not_finite_stops_training(tmp_path):
+    training = trainer(tmp_path, Judged([1.0, math.nan]), test=None, validation=batches(batch_size=20))
+    with pytest.raises(TrainingError, match="the validation loss is not finite after epoch 2"):
+        training.fit(run_directory(tmp_path), after_training=lambda: pytest.fail("not finished"))
+    assert (record(tmp_path)["status"], record(tmp_path)["accuracy"]) == ("failed", None)
