@@ -7,7 +7,7 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     flags       script -> flags that each of its commands gets besides (optional)
     networks    patterns of the files that hold trained networks (optional)
     parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
-    places      experiment -> where commands that need it look for its run, in the workspace (optional)
+    places      experiment -> where commands that need it look for it, a path in the workspace or several (optional)
     runs        experiment, command, and where there are any needs, flags, dataset, readme (what a README calls it);
                 "trains": false for a command that leaves no `run.json` of its own, such as an evaluation; "workspace"
                 for one that would write to another's files; "copies": place -> file of the repository that it changes;
@@ -51,9 +51,9 @@ class PlannedRun:
         trains: False where it leaves no `run.json` of its own, as an evaluation does.
         parameters: directory with its `params.json`, relative to the workspace; None where its script reads none.
         variant: names its own workspace, where the files of another run would be written to in the common one.
-        copies: place in the workspace -> file of the repository of which it gets a copy, because its command changes it.
-        place: where commands that need it look for its directory, or (*.pth) for the file of that name beside it,
-            relative to the workspace; None where they find it by themselves.
+        copies: place in the workspace -> file of the repository that is copied there, because the command changes it.
+        places: where commands that need it look for its directory, or (*.pth) for the file of the directory's name
+            beside it, relative to the workspace; none where they find it by themselves.
         needed: whether another run needs its networks.
         networks: patterns of the files in its directory that hold them.
         leftovers: patterns of those that are of no use after the end, whoever needs the run.
@@ -69,7 +69,7 @@ class PlannedRun:
     trains: bool = True
     parameters: str | None = None
     variant: str = ""
-    place: str | None = None
+    places: tuple[str, ...] = ()
     needed: bool = False
     networks: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
@@ -123,6 +123,7 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
                 raise UserError(f"{file}: '{entry['experiment']}' has parameters outside the repository: {parameters}")
             if entry.get("trains", True):
                 variant = "_".join(word.lstrip("-") for word in command[1:position] + command[position + 2 :])
+        places = plan.get("places", {}).get(entry["experiment"], ())
         run = PlannedRun(
             paper=plan["paper"],
             experiment=entry["experiment"],
@@ -134,7 +135,7 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
             trains=entry.get("trains", True),
             parameters=parameters,
             variant=variant,
-            place=plan.get("places", {}).get(entry["experiment"]),
+            places=(places,) if isinstance(places, str) else tuple(places),
             networks=tuple(plan.get("networks", ())),
             leftovers=tuple(entry.get("leftovers", ())),
             copies=tuple(entry.get("copies", {}).items()),

@@ -137,13 +137,13 @@ class Task:
                 shutil.copyfile(REPOSITORY / file, copy)
         records = read_records(self.home)
         for need in self.needs:
-            if need.run.place is None or (link := self.workspace / need.run.place).exists():
-                continue
-            directory = records[need.run.experiment].directory
-            target = directory.with_name(f"{directory.name}.pth") if link.suffix == ".pth" else directory
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(os.path.relpath(target, link.parent))
+            for link in (self.workspace / place for place in need.run.places):
+                if not link.exists():
+                    directory = records[need.run.experiment].directory
+                    target = directory.with_name(f"{directory.name}.pth") if link.suffix == ".pth" else directory
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.unlink(missing_ok=True)
+                    link.symlink_to(os.path.relpath(target, link.parent))
 
     def finish(self) -> None:
         """After the command has ended well: remember it, and delete the networks that nobody has a use for."""

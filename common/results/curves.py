@@ -63,10 +63,10 @@ def chart(curves: dict[str, Curve], published: float | None = None) -> Html:
     """
     width, height = 440, 200
     epochs, accuracies = _ranges(curves.values(), *([] if published is None else [published]))
-    ticks = _ticks(*accuracies)
-    frame = _Frame(38, 10, width - 20, height - 32, epochs, (ticks[0], ticks[-1]))
+    marks = ticks(*accuracies)
+    frame = _Frame(38, 10, width - 20, height - 32, epochs, (marks[0], marks[-1]))
     parts = []
-    for tick in ticks:
+    for tick in marks:
         y = f"{frame.y(tick):.1f}"
         parts.append(tag("line", x1=str(frame.left), x2=str(frame.right), y1=y, y2=y, class_="grid"))
         parts.append(tag("text", f"{tick:g}", x=str(frame.left - 6), y=y, dy="0.32em", text_anchor="end"))
@@ -113,7 +113,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most `low` to at least `high`, about five."""
     rough = (high - low) / 4
     power = 10 ** math.floor(math.log10(rough))
@@ -124,5 +124,5 @@ def _ticks(low: float, high: float) -> list[float]:
 def _epoch_ticks(first: float, last: float) -> list[float]:
     """Whole epochs: the first and the last, and round ones that do not come too near to these."""
     ends = {math.ceil(first), math.floor(last)}
-    between = (tick for tick in _ticks(first, last) if 0.1 < _share(tick, first, last) < 0.9 and tick == int(tick))
+    between = (tick for tick in ticks(first, last) if 0.1 < _share(tick, first, last) < 0.9 and tick == int(tick))
     return sorted({*ends, *between})

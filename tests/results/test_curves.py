@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from common.results.curves import _epoch_ticks, _ticks, chart, sparkline
+from common.results.curves import _epoch_ticks, chart, sparkline, ticks
 from common.results.records import Curve
 
 
@@ -55,9 +55,9 @@ def test_long_curves_are_thinned_out_and_keep_their_ends():
 
 
 def test_round_numbers():
-    assert _ticks(0.0, 100.0) == [0, 50, 100]
-    assert _ticks(66.2, 75.9) == [65, 70, 75, 80]
-    assert _ticks(11.82, 11.9) == [11.8, 11.85, 11.9]
+    assert ticks(0.0, 100.0) == [0, 50, 100]
+    assert ticks(66.2, 75.9) == [65, 70, 75, 80]
+    assert ticks(11.82, 11.9) == [11.8, 11.85, 11.9]
     assert _epoch_ticks(1, 240) == [1, 100, 200, 240]
     assert _epoch_ticks(1, 3) == [1, 2, 3]
     assert _epoch_ticks(0.5, 1.5) == [1]

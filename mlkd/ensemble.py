@@ -1,0 +1,97 @@
+"""Several teachers as one, and the JSON file that names them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.training.runs import read_json, write_json
+from mlkd.teachers import Input, Teacher, is_architecture, load_teacher
+
+
+class Ensemble(nn.Module):
+    """The mean over members of weight_k * logits_k; the weights need not add up to anything.
+
+    Members run one after the other and leave their logits only, so that the activations of one live at a time.
+
+    Args:
+        members: networks that give logits, [N, K].
+        weights: one a member.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("weights", torch.tensor(list(weights), dtype=torch.get_default_dtype()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack(
+            [weight * member(images) for weight, member in zip(self.weights, self.members, strict=True)]
+        ).mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleFile:
+    """An ensemble as its JSON file describes it: `{"models": [...], "names": [...], "weights": [...]}`.
+
+    Attributes:
+        path: the file.
+        names: timm's names of the members.
+        checkpoints: their files, as written.
+        weights: one a member.
+        content: the whole file.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    weights: tuple[float, ...]
+    content: dict[str, Any]
+
+    def load(self, given: Input) -> list[Teacher]:
+        """The members with their weights; raises what `load_teacher` does."""
+        return [load_teacher(*member, given) for member in zip(self.names, self.checkpoints, strict=True)]
+
+    def with_weights(self, weights: Sequence[float]) -> None:
+        """Write the file anew with other weights; everything else in it stays."""
+        write_json(self.path, {**self.content, "weights": list(weights)})
+
+
+def read_ensemble(path: Path) -> EnsembleFile:
+    """Read an ensemble's file.
+
+    Of the lists `models` and `names` one has timm's names and the other checkpoint files, whichever way round.
+    Weights that are left out are 1.
+
+    Raises:
+        UserError: absent, not JSON, or lists that are missing, of other content, or of different length.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold an object with the lists models, names and weights")
+    models, names = (_strings(content, key, path) for key in ("models", "names"))
+    if len(models) != len(names) or not models:
+        raise UserError(f"{path} has {len(models)} models and {len(names)} names: give one of each for every member")
+    weights = content.get("weights", [1.0] * len(models))
+    if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights):
+        raise UserError(f"{path}: 'weights' must be a list of numbers")
+    if len(weights) != len(models):
+        raise UserError(f"{path} has {len(weights)} weights for {len(models)} models")
+    if all(is_architecture(name) for name in models):
+        models, names = names, models
+    return EnsembleFile(path, tuple(names), tuple(models), tuple(map(float, weights)), content)
+
+
+def _strings(content: dict[str, Any], key: str, path: Path) -> list[str]:
+    value = content.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UserError(
+            f"{path}: '{key}' must be a list of strings (timm's names in one list, checkpoints in the other)"
+        )
+    return value

@@ -1,0 +1,51 @@
+"""The ways of training of this paper, as the training loop takes them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.training.method import FrozenTeacher, Method, Step
+from mlkd.losses import mlkd_loss, teach_loss
+from mlkd.mixing import Mixing
+from mlkd.student import MultiResNetV2
+
+
+class MultiLevel(Method):
+    """Multi-level distillation: the teacher sees the mixed images too, and teaches every exit.
+
+    Args:
+        student: network with `heads`.
+        teacher: gives logits, [N, K].
+        mixing: of images and labels.
+        alpha, temperature: of the loss.
+    """
+
+    def __init__(
+        self, student: MultiResNetV2, teacher: nn.Module, mixing: Mixing, alpha: float, temperature: float
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher, self.mixing = student, FrozenTeacher(teacher, fold=False), mixing
+        self.options = {"alpha": alpha, "temperature": temperature}
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        images, soft_targets = self.mixing(images, targets)
+        heads, teacher_logits = self.student.heads(images), self.teacher(images)
+        return Step(heads["final"], mlkd_loss(heads, teacher_logits, soft_targets, **self.options))
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """The same loss of the final exit alone, with labels as they are."""
+        return teach_loss(logits, self.teacher(images), targets, **self.options) * len(targets)
+
+
+class FineTuning(Method):
+    """Cross-entropy with smoothed labels of mixed images: how a teacher is made."""
+
+    def __init__(self, network: nn.Module, mixing: Mixing) -> None:
+        super().__init__()
+        self.student, self.mixing = network, mixing
+
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        images, soft_targets = self.mixing(images, targets)
+        logits = self.student(images)
+        return Step(logits, {"cross_entropy": F.cross_entropy(logits, soft_targets)})

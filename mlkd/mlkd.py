@@ -1,0 +1,12 @@
+"""The script of this paper; `python3 mlkd.py --help` says more, and `train.py` has what it does."""
+
+from pathlib import Path
+
+# This file has its package's name. Python looks for modules beside a script first, so that `import mlkd` in any script
+# of this directory finds this file: with a path of its own it is the package as well.
+__path__ = [str(Path(__file__).resolve().parent)]
+
+if __name__ == "__main__":
+    from mlkd.train import main
+
+    main()

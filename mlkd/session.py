@@ -1,0 +1,152 @@
+"""From flags to a finished run, the same for students and teachers: train, choose by validation, measure on test."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from common.data import Dataset
+from common.training.checkpoints import load_weights
+from common.training.engine import Trainer
+from common.training.method import Method
+from common.training.runs import RunDirectory, is_done
+from common.training.runtime import Runtime
+from common.training.schedules import Schedule
+from mlkd.data import dataset_name, make_batches
+from mlkd.exits import Accuracies
+from mlkd.run_files import RunFiles
+from mlkd.teachers import PAPER
+
+# Flags without which two runs are not the same, whatever is trained; a run is resumed with the same ones only
+FLAGS_THAT_MATTER = (
+    *("image_size", "mixup_alpha", "cutmix_alpha", "epochs", "batch_size", "seed", "amp"),
+    *("limit_train_batches", "limit_eval_batches"),
+)
+
+
+class Session:
+    """One run of one of the scripts.
+
+    Args:
+        args: flags.
+        data: data set.
+        method: what is trained.
+        schedule, weight_decay: of AdamW.
+        files: of the run.
+        settings: what else makes two runs the same.
+        runtime: where.
+        accumulation_steps: batches an update.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        data: Dataset,
+        method: Method,
+        schedule: Schedule,
+        weight_decay: float,
+        files: RunFiles,
+        settings: dict[str, Any],
+        runtime: Runtime,
+        accumulation_steps: int = 1,
+    ) -> None:
+        self.args, self.data, self.files, self.runtime = args, data, files, runtime
+        batches = make_batches(args, data, runtime)
+        self.test = batches["test"]
+        settings = {
+            "dataset": dataset_name(args),
+            "data": data.fingerprint,
+            "method": type(method).__name__,
+            **settings,
+            **{key: getattr(args, key) for key in FLAGS_THAT_MATTER},
+        }
+        self.trainer = Trainer(
+            method,
+            lambda parameters: torch.optim.AdamW(parameters, weight_decay=weight_decay),
+            schedule,
+            args.epochs,
+            batches["train"],
+            None,  # the test set is for the end
+            runtime,
+            files.checkpoints,
+            settings,
+            validation=batches["validation"],
+            accumulation_steps=accumulation_steps,
+        )
+
+    def run(
+        self,
+        experiment: str,
+        published_epochs: int,
+        remarks: list[str],
+        measure: Callable[[nn.Module], Accuracies],
+        after_epoch: Callable[[], None] = lambda: None,
+        report: Callable[[Accuracies, Accuracies, RunDirectory], dict[str, Any]] = lambda *_: {},
+    ) -> None:
+        """Train to the end, or from where `--resume` finds the run.
+
+        Args:
+            experiment: what the tables know this run by.
+            published_epochs: of the paper.
+            remarks: first lines of the log.
+            measure: test accuracies of a network; called on all processes.
+            after_epoch: called on the main process.
+            report: makes of the test accuracies of the chosen and of the last network more fields of the record;
+                called on the main process.
+        """
+        trainer, files, args = self.trainer, self.files, self.args
+        resumed = args.resume and trainer.resume()
+        if resumed and is_done(files.directory):
+            return
+        budget = {"epochs": args.epochs, "published_epochs": published_epochs, "batches": args.limit_train_batches}
+        run = None
+        if self.runtime.is_main:
+            run = RunDirectory(
+                files.directory,
+                {
+                    "paper": PAPER,
+                    "experiment": experiment,
+                    "settings": trainer.settings,
+                    "runtime": self.runtime.settings(),
+                    "data": self.data.describe(),
+                    "budget": budget,
+                },
+                events=files.directory / "tensorboard",
+                log_file=files.directory / "train.log",
+                history=trainer.history,
+            )
+            if resumed:
+                remarks = [*remarks, f"resuming after epoch {trainer.epochs_done}/{args.epochs}"]
+            for remark in (*remarks, f"{experiment} on {self.data.content}"):
+                run.log(remark)
+
+        def save(figures: dict[str, float], is_best: bool) -> None:
+            files.save_networks(trainer, is_best, args.save_frequency)
+            after_epoch()
+
+        def measured() -> dict[str, Any]:
+            network, chosen = trainer.method.student, trainer.accuracies.best_epoch
+            last = best = measure(network)
+            if chosen != args.epochs - 1:
+                self._load_chosen(network)
+                best = measure(network)
+            if run is None:
+                return {}
+            accuracy = {"last": last["final"], "best": best["final"], "best_epoch": chosen}
+            run.log(f"test accuracy: last epoch {last['final']:.2f}, chosen by validation {best['final']:.2f}")
+            return {"accuracy": {**accuracy, "selected_by_validation": best["final"]}, **report(best, last, run)}
+
+        trainer.fit(run, save, measured)
+
+    def _load_chosen(self, network: nn.Module) -> None:
+        """Take the weights of the epoch with the lowest validation loss, from the main process's file."""
+        if self.runtime.is_main:
+            load_weights(network, self.files.whole_network, self.args.name)
+        if self.runtime.distributed:
+            for value in network.state_dict().values():
+                dist.broadcast(value, 0)

@@ -1,0 +1,149 @@
+"""Teachers: any network of timm's, from a checkpoint, checked against the data before training begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import logging
+import warnings
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from common.command_line import find_path
+from common.data import Normalization
+from common.errors import UserError
+from common.training.checkpoints import load_weights
+
+PAPER = "mlkd"
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """What a network is given.
+
+    Attributes:
+        size: of the images, in pixels.
+        classes: K.
+        normalization: of the images.
+    """
+
+    size: int
+    classes: int
+    normalization: Normalization
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A loaded network.
+
+    Attributes:
+        name: timm's.
+        network: with its weights.
+        path: of its checkpoint.
+        remarks: what a person should know about it.
+    """
+
+    name: str
+    network: nn.Module
+    path: Path
+    remarks: tuple[str, ...]
+
+    def describe(self) -> dict[str, str]:
+        """What makes two teachers the same: name and content of the file, wherever that lies."""
+        return {"name": self.name, "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]}
+
+
+def is_architecture(name: str) -> bool:
+    """Whether timm knows a network of that name; tags (`resnet18.a1_in1k`) and names since changed count."""
+    return "/" not in name and timm.is_model(name)
+
+
+def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.Module:
+    """A network of timm's for these images.
+
+    Args:
+        name: timm's, today's or a former one, with or without a tag.
+        given: what it will be given.
+        pretrained: with timm's weights, which are fetched unless they are in its cache.
+
+    Raises:
+        UserError: unknown name, weights that cannot be had, or a network that does not take such images.
+    """
+    if not is_architecture(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else "`timm.list_models()` lists them"
+        raise UserError(f"timm {timm.__version__} has no model '{name}': {hint}")
+    if pretrained:
+        print(f"fetching timm's weights of {name} unless they are in its cache", flush=True)
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of its attempts, the outcome is enough
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about names since changed
+            network = timm.create_model(name, pretrained=pretrained, num_classes=given.classes)
+    except Exception as error:
+        if not pretrained:
+            raise UserError(f"timm cannot build {name} for {given.classes} classes ({_first_line(error)})") from error
+        raise UserError(
+            f"the pretrained weights of {name} could not be had from timm ({_first_line(error)}): go online, put them "
+            "into its cache, or train from scratch with --no-pretrained"
+        ) from error
+    _try_out(network.eval(), name, given)
+    return network
+
+
+@torch.no_grad()
+def _try_out(network: nn.Module, name: str, given: Input) -> None:
+    """One image through the network, so that what does not fit is known before anything is written."""
+    try:
+        logits = network(torch.zeros(1, 3, given.size, given.size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(
+            f"{name} does not take images of {given.size} x {given.size} pixels: {_first_line(error)}"
+        ) from error
+    if tuple(logits.shape) != (1, given.classes):
+        raise UserError(f"{name} gives {list(logits.shape)} for one image and not {given.classes} logits")
+
+
+def load_teacher(name: str, checkpoint: str, given: Input) -> Teacher:
+    """A teacher with the weights of its checkpoint.
+
+    Args:
+        name: timm's.
+        checkpoint: path, looked for in the working directory, in `mlkd/` and in the repository.
+        given: what it will be given.
+
+    Raises:
+        UserError: unknown name, no such file, weights of another architecture or number of classes, or a network that
+            does not take such images.
+    """
+    path = find_path(checkpoint, PAPER)
+    command = f"`python3 train_teacher.py --model {name} -n {Path(checkpoint).stem}` in mlkd/"
+    if not path.is_file():
+        raise UserError(
+            f"no checkpoint {checkpoint} of {name} here, in mlkd/ or in the repository: {command} makes one"
+        )
+    network = create_network(name, given)
+    try:
+        load_weights(network, path, f"{name} with {given.classes} classes")
+    except UserError as error:
+        raise UserError(f"{error}; a right one comes from {command}") from error
+    return Teacher(name, network, path, tuple(_remarks(name, network, given)))
+
+
+def _remarks(name: str, network: nn.Module, given: Input) -> list[str]:
+    """A checkpoint does not say how its images were normalised; timm says how those of its own weights were."""
+    used = Normalization(tuple(network.pretrained_cfg.get("mean", ())), tuple(network.pretrained_cfg.get("std", ())))
+    if used == given.normalization:
+        return []
+    return [
+        f"note: timm normalises images for {name} by mean {used.mean} and deviation {used.std}; here it is "
+        f"{given.normalization.mean} and {given.normalization.std}, as train_teacher.py does too"
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

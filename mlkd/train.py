@@ -1,0 +1,140 @@
+"""Train a student with early exits: `python3 mlkd.py -b 128 -d oxford-iiit -n student_model --checkpoint
+models/resnet152.pth --model resnetv2_152x2_bit`, or `--ensemble config.json` in place of the last two.
+
+Networks go to `models/<name>.pth` (lowest validation loss) and `models/<name>_e_N.pth`, the rest to `models/<name>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+import torch
+
+from common.command_line import ArgumentParser, entry_point, find_path, positive
+from common.errors import UserError
+from common.training.checkpoints import write_atomically
+from common.training.launch import is_launched, launch_processes
+from common.training.runs import RunDirectory, write_json
+from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.schedules import step_decay
+from mlkd.data import add_data_flags, dataset_name, load_data, network_input
+from mlkd.ensemble import Ensemble, read_ensemble
+from mlkd.exits import Accuracies, ExitFigures, accuracies, multiply_adds, picture, table
+from mlkd.methods import MultiLevel
+from mlkd.mixing import Mixing
+from mlkd.run_files import RunFiles, name_flag
+from mlkd.session import Session
+from mlkd.student import EXITS, MultiResNetV2, plain_state
+from mlkd.teachers import PAPER, Input, Teacher, load_teacher
+
+# Literals of the published code
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
+ACCUMULATED = 128  # images whose gradients are summed before an update
+PUBLISHED_EPOCHS = 1000
+
+METHOD_FLAGS = {"alpha": 1.0, "temperature": 10.0, "mixup_alpha": 1.0, "cutmix_alpha": 1.0, "image_size": 224}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(prog="mlkd.py", description=__doc__)
+    add = parser.add_argument
+    add("--world-size", type=positive, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add_data_flags(parser)
+    add("-e", "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="how many to train")
+    add("-n", "--name", type=name_flag, default="mlkd_student", help="of the student's files")
+    add("-c", "--checkpoint", help="the teacher's weights")
+    add("-m", "--model", help="the teacher, by timm's name")
+    add("--mixup-alpha", type=float, default=METHOD_FLAGS["mixup_alpha"], help="of mixup; 0 for none")
+    add("--cutmix-alpha", type=float, default=METHOD_FLAGS["cutmix_alpha"], help="of CutMix; 0 for none")
+    add("--alpha", type=float, default=METHOD_FLAGS["alpha"], help="share of the teacher; 1 leaves labels out")
+    add("--temperature", type=float, default=METHOD_FLAGS["temperature"], help="both distributions are softened by it")
+    add("--ensemble", default="", metavar="FILE", help="JSON that names several teachers, in place of -c and -m")
+    add("-s", "--save-frequency", type=positive, default=50, metavar="N", help="keep the network every N epochs")
+    add_runtime_flags(parser)
+    args = parser.parse_args()
+    if bool(args.model) != bool(args.checkpoint) or bool(args.ensemble) == bool(args.model):
+        parser.error("give --model and --checkpoint for one teacher, or --ensemble for several")
+    if not 0 <= args.alpha <= 1 or not args.temperature > 0:
+        parser.error("--alpha must lie between 0 and 1, and --temperature above 0")
+    if not (args.mixup_alpha >= 0 and args.cutmix_alpha >= 0):
+        parser.error("--mixup-alpha and --cutmix-alpha must not be negative")
+    return args
+
+
+def load_teachers(args: argparse.Namespace, given: Input) -> tuple[list[Teacher], list[float]]:
+    """The teachers that the flags name, and their weights."""
+    if not args.ensemble:
+        return [load_teacher(args.model, args.checkpoint, given)], [1.0]
+    file = read_ensemble(find_path(args.ensemble, PAPER))
+    return file.load(given), list(file.weights)
+
+
+def experiment_name(args: argparse.Namespace) -> str:
+    """What the tables know this run by, for example `oxford-iiit ensemble` or `cifar-10 resnet18 --alpha 0.5`."""
+    changed = [
+        f"--{k.replace('_', '-')} {getattr(args, k):g}" for k, v in METHOD_FLAGS.items() if getattr(args, k) != v
+    ]
+    return " ".join([dataset_name(args), "ensemble" if args.ensemble else args.model, *changed])
+
+
+def report_exits(session: Session, title: str, best: Accuracies, last: Accuracies, run: RunDirectory) -> dict[str, Any]:
+    """What early exit buys: a line an exit for the log, a table, a picture, and the table for the run's record."""
+    costs = multiply_adds(session.trainer.method.student, session.args.image_size)
+    figures = [ExitFigures(name, costs[name], best[name], last[name]) for name in EXITS]
+    rows, svg = [dataclasses.asdict(f) for f in figures], picture(figures, title)
+    write_json(run.path / "exits.json", rows)
+    write_atomically(run.path / "exits.svg", lambda temporary: temporary.write_text(svg))
+    for line in table(figures):
+        run.log(line)
+    return {"exits": rows}
+
+
+def train(args: argparse.Namespace, runtime: Runtime) -> None:
+    data = load_data(args)
+    files = RunFiles(args.name, plain_state)
+    teachers, weights = load_teachers(args, network_input(args, data))
+    if any(teacher.path.resolve() == files.network.resolve() for teacher in teachers):
+        raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
+    teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network
+    mixing = Mixing(data.num_classes, args.mixup_alpha, args.cutmix_alpha)
+    torch.manual_seed(args.seed)  # the same first weights whatever the teachers
+    session = Session(
+        args,
+        data,
+        MultiLevel(MultiResNetV2(data.num_classes), teacher, mixing, args.alpha, args.temperature),
+        step_decay(LEARNING_RATE, (), 1.0),
+        WEIGHT_DECAY,
+        files,
+        {
+            "teachers": [{**t.describe(), "weight": w} for t, w in zip(teachers, weights, strict=True)],
+            "alpha": args.alpha,
+            "temperature": args.temperature,
+        },
+        runtime,
+        accumulation_steps=max(1, ACCUMULATED // args.batch_size),
+    )
+    experiment = experiment_name(args)
+    remarks = [f"teacher {t.name} from {t.path}, weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
+    session.run(
+        experiment,
+        PUBLISHED_EPOCHS,
+        [*remarks, *(remark for t in teachers for remark in t.remarks)],
+        lambda student: accuracies(student, session.test, runtime),
+        lambda: files.save_history(session.trainer.history),
+        lambda best, last, run: report_exits(session, experiment, best, last, run),
+    )
+
+
+@entry_point
+def main() -> None:
+    args = parse_arguments()
+    if args.world_size > 1 and not is_launched():
+        launch_processes(args.world_size)
+    with runtime_from(args) as runtime:
+        train(args, runtime)
+
+
+if __name__ == "__main__":
+    main()

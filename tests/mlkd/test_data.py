@@ -1,0 +1,163 @@
+"""Data sets at 224 x 224: enlarging as Pillow does, the published split, layouts."""
+
+import argparse
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from common.data import Batches, ImageArrays, Normalization
+from common.data.large_images import LargeImageBatches
+from common.data.oxford_pets import load_oxford_pets
+from common.errors import UserError
+from mlkd.data import NORMALIZATION, load_data, load_dogs, split
+from mlkd.enlarged import EnlargedBatches, draw_crops, jittered
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+AS_IT_IS = Normalization((0.0,) * 3, (1.0,) * 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+IMAGES = ImageArrays(PIXELS, np.arange(5))
+
+
+def batches(train: bool, jitter: float = 0.0, normalization: Normalization = AS_IT_IS, **options) -> EnlargedBatches:
+    small = Batches(IMAGES, 3, AS_IT_IS, shuffle=train, **options)
+    return EnlargedBatches(small, 224, 256, normalization, jitter=jitter, train=train)
+
+
+def tensor_of(image: Image.Image) -> torch.Tensor:
+    return F.pil_to_tensor(image) / 255
+
+
+def test_whole_images_as_pillow_enlarges_them():
+    """Up to Pillow's rounding to whole grey levels, once in each direction."""
+    pillow = v2.Compose([v2.Resize(256, interpolation=BICUBIC), v2.CenterCrop(224)])
+    ours = torch.cat([batch.images for batch in batches(train=False).epoch()])
+    theirs = torch.stack([tensor_of(pillow(Image.fromarray(pixels))) for pixels in PIXELS])
+    assert (ours - theirs).abs().max() < 1.5 / 255
+
+
+def test_crops_as_pillow_enlarges_them():
+    ours = batches(train=True)
+    views = ours._draw(np.random.default_rng([0, 3, 1]))
+    assert views.flipped.any()
+    seen = set()
+    for batch in ours.epoch(3):
+        for image, index in zip(batch.images, batch.indices.tolist(), strict=True):
+            (top, left), (height, width) = views.top_left[:, index].tolist(), views.extent[:, index].tolist()
+            crop = Image.fromarray(PIXELS[index]).crop((left, top, left + width, top + height))
+            theirs = tensor_of(crop.resize((224, 224), Image.Resampling.BICUBIC))
+            theirs = theirs.flip(-1) if views.flipped[index] else theirs
+            assert (image - theirs).abs().max() < 1.5 / 255
+            seen.add(index)
+    assert len(seen) == len(PIXELS)
+
+
+def test_crops_are_drawn_as_torchvision_draws_them():
+    """The same shares of the area and the same ratios of the sides, on average, and always within the image."""
+    (top, left), (height, width) = draw_crops(np.random.default_rng(0), 4000, 32, 32)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 32).all()
+    assert (left + width <= 32).all()
+    torch.manual_seed(0)
+    image = torch.empty(3, 32, 32)
+    drawn = [v2.RandomResizedCrop(224).make_params([image]) for _ in range(4000)]
+    their_height, their_width = np.array([(crop["height"], crop["width"]) for crop in drawn]).T
+    assert (height * width).mean() == pytest.approx((their_height * their_width).mean(), rel=0.03)
+    assert np.log(height / width).std() == pytest.approx(np.log(their_height / their_width).std(), rel=0.05)
+
+
+def test_jitter_is_torchvisions():
+    images = torch.rand(2, 3, 6, 6)
+    factors = torch.tensor([[0.7, 1.0], [1.3, 1.0], [0.6, 1.0]])
+    ours = jittered(images, factors, [2, 0, 1])
+    theirs = F.adjust_contrast(F.adjust_brightness(F.adjust_saturation(images[0], 0.6), 0.7), 1.3)
+    torch.testing.assert_close(ours[0], theirs)
+    torch.testing.assert_close(ours[1], images[1])
+
+
+def test_epochs_differ_and_repeat_and_shares_add_up():
+    def epoch(number: int, **options) -> torch.Tensor:
+        return torch.cat([batch.images for batch in batches(True, 0.4, NORMALIZATION, **options).epoch(number)])
+
+    assert torch.equal(epoch(0), epoch(0))
+    assert not torch.equal(epoch(0), epoch(1))
+    whole = next(batches(True, 0.4).epoch(0)).images
+    halves = [next(batches(True, 0.4, rank=rank, world_size=2).epoch(0)).images for rank in range(2)]
+    torch.testing.assert_close(torch.cat(halves), whole)
+
+
+def test_images_on_disk(pets):
+    """Bicubic, at the size that is asked for; training images vary in colour too."""
+    images = load_oxford_pets(pets, download=False).train.take(np.arange(3))
+    options = {"size": 64, "interpolation": BICUBIC}
+    (batch,) = LargeImageBatches(images, 4, AS_IT_IS, **options).epoch()
+    pillow = v2.Compose([v2.Resize(73, interpolation=BICUBIC), v2.CenterCrop(64)])
+    theirs = torch.stack([tensor_of(pillow(Image.open(file).convert("RGB"))) for file in images.files])
+    torch.testing.assert_close(batch.images, theirs)
+    plain, varied = (
+        next(LargeImageBatches(images, 4, AS_IT_IS, train=True, jitter=jitter, **options).epoch()).images
+        for jitter in (0.0, 0.4)
+    )
+    assert plain.shape == varied.shape == (3, 3, 64, 64)
+    assert not torch.equal(plain, varied)
+
+
+def test_pets(pets):
+    data = load_oxford_pets(pets, download=False)
+    assert (data.num_classes, len(data.train), len(data.test)) == (37, 74, 37)
+    assert data.content.startswith("generated set")
+    for part in (data.train, data.test):
+        assert set(part.targets) == set(range(37))
+        for file, target in zip(part.files, part.targets, strict=True):
+            assert file.name.rpartition("_")[0] == data.classes[target]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "annotations/test.txt").write_text(""), "names no images"),
+        (lambda folder: (folder / "annotations/test.txt").write_text("x y\n"), "not a list of Oxford-IIIT Pet"),
+        (lambda folder: (folder / "annotations/trainval.txt").unlink(), "cannot read"),
+        (lambda folder: (folder / "annotations/test.txt").write_text("nobody_1 1 1 1\n"), "an image that is not there"),
+        (lambda folder: (folder / "images").rename(folder / "pictures"), "is not in"),
+    ],
+)
+def test_damaged_pets(spoil, message, tmp_path, pets):
+    shutil.copytree(pets / "oxford-iiit-pet", tmp_path / "oxford-iiit-pet")
+    spoil(tmp_path / "oxford-iiit-pet")
+    with pytest.raises(UserError, match=message):
+        load_oxford_pets(tmp_path, download=False)
+
+
+@pytest.mark.parametrize("name", ["oxford-iiit", "oxfird-iiit"])
+def test_both_spellings(name, pets):
+    args = argparse.Namespace(dataset=name, data_dir=str(pets), no_download=True)
+    assert load_data(args).name == "oxford-iiit"
+
+
+def test_dogs(tmp_path):
+    for part, names in (("train", ["border_collie_1", "border_collie_2", "pug_1"]), ("test", ["pug_7"])):
+        (tmp_path / "dogs" / part).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (8, 8)).save(tmp_path / f"dogs/{part}/{name}.jpg")
+    data = load_dogs(tmp_path)
+    assert data.classes == ("border_collie", "pug")
+    assert data.train.targets.tolist() == [0, 0, 1]
+    assert data.test.targets.tolist() == [1]
+    Image.new("RGB", (8, 8)).save(tmp_path / "dogs/test/poodle_1.jpg")
+    with pytest.raises(UserError, match="has a class that"):
+        load_dogs(tmp_path)
+
+
+def test_the_split_is_one_tenth_and_always_the_same():
+    images = ImageArrays(np.arange(100).reshape(-1, 1, 1, 1), np.zeros(100, int))
+    (train, held_out), again = split(images), split(images)
+    assert (len(train), len(held_out)) == (90, 10)
+    assert set(train.pixels.flat) | set(held_out.pixels.flat) == set(range(100))
+    assert np.array_equal(held_out.pixels, again[1].pixels)
+    assert not np.array_equal(held_out.pixels.ravel(), np.arange(90, 100))

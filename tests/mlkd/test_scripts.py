@@ -1,0 +1,267 @@
+"""The scripts on a generated set: files, figures, resuming, several processes, bad input."""
+
+import argparse
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+from common.training.runtime import Runtime
+from mlkd.data import load_data, part_batches
+from mlkd.exits import accuracies
+from mlkd.student import EXITS, MultiResNetV2
+from tests.mlkd.checks import SMALL, small_student
+from tests.mlkd.conftest import TEACHER
+from tests.processes import (
+    REPOSITORY,
+    Process,
+    before_call,
+    checkpoint,
+    differences,
+    kill_self,
+    metrics,
+    record,
+    snapshot,
+)
+
+
+def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets):
+    flags = [*where, "--ensemble", ensemble.name, "-n", "student", "-e", "3", "-s", "1"]
+    ended = run_script("train", *flags)
+    assert ended.code == 0, ended.stderr
+    models = directory / "models"
+    networks = {f"student{suffix}" for suffix in (".pth", "_e_1.pth", "_e_2.pth", "_e_3.pth", "_history.json")}
+    assert {p.name for p in models.iterdir()} == {"a.pth", "b.pth", "student", *networks}
+    kept = {"run.json", "metrics.jsonl", "train.log", "tensorboard", "last.pth.tar", "best.pth", ".lock"}
+    assert {p.name for p in (models / "student").iterdir()} == {*kept, "exits.json", "exits.svg"}
+
+    history = json.loads((models / "student_history.json").read_text())["distil"]
+    lines = metrics(models / "student")
+    assert history["sd_loss"] == [sum(line[f"train/{name}"] for name in EXITS) for line in lines]
+    assert history["valid_acc"] == [line["validation/accuracy"] / 100 for line in lines]
+    assert not [key for line in lines for key in line if key.startswith("test/")]
+    best = history["valid_loss"].index(min(history["valid_loss"]))
+    assert not differences(checkpoint(models / "student.pth"), checkpoint(models / f"student_e_{best + 1}.pth"))
+    assert all(isinstance(value, torch.Tensor) for value in checkpoint(models / "student.pth").values())
+
+    run = record(models / "student")
+    assert (run["paper"], run["status"]) == ("mlkd", "done")
+    assert run["experiment"] == "oxford-iiit ensemble --image-size 64"
+    assert run["settings"]["method"] == "MultiLevel"
+    assert [(t["name"], t["weight"]) for t in run["settings"]["teachers"]] == [(TEACHER, 0.9), (TEACHER, 1.1)]
+    assert run["budget"] == {"epochs": 3, "published_epochs": 1000, "batches": 2}
+    assert run["accuracy"]["best_epoch"] == best
+    assert run["validation"]["best_loss"] == min(history["valid_loss"])
+    assert run["exits"] == json.loads((models / "student/exits.json").read_text())
+    assert measured(pets, checkpoint(models / "student/best.pth")) == {e["exit"]: e["best"] for e in run["exits"]}
+    last = checkpoint(models / "student/last.pth.tar")["state_dict"]
+    assert measured(pets, last) == {e["exit"]: e["last"] for e in run["exits"]}
+    assert run["accuracy"]["best"] == run["exits"][-1]["best"]
+
+
+def measured(pets, state: dict) -> dict[str, float]:
+    """Accuracies of a student's exits on what the runs here test on: the first twelve test images."""
+    flags = {"dataset": "oxford-iiit", "data_dir": str(pets), "no_download": True, "image_size": 64, "workers": 0}
+    args = argparse.Namespace(**flags, batch_size=12, limit_eval_batches=1, seed=0)
+    student, runtime = MultiResNetV2(37, **SMALL), Runtime(torch.device("cpu"))
+    student.load_state_dict(state)
+    return accuracies(student, part_batches(args, load_data(args).test, runtime), runtime)
+
+
+def test_a_teacher_made_here(run_script, where, directory):
+    """`train_teacher.py` makes what `mlkd.py` reads; its own figures are those of the test set at the end."""
+    network = "mobilenetv3_small_050"
+    command = ["--model", network, "-n", "teacher", "--no-pretrained", *where, "-e", "2", "--lr", "0.01"]
+    ended = run_script("train_teacher", *command)
+    assert ended.code == 0, ended.stderr
+    run = record(directory / "models/teacher")
+    assert (run["status"], run["experiment"]) == ("done", f"oxford-iiit teacher {network}")
+    timm.create_model(network, checkpoint_path=str(directory / "models/teacher.pth"), num_classes=37)
+    student = ["--model", network, "--checkpoint", "models/teacher.pth", *where, "-e", "1"]
+    ended = run_script("train", *student)
+    assert ended.code == 0, ended.stderr
+    assert f"timm normalises images for {network} by mean (0.485" in ended.stdout
+    assert (directory / "models/mlkd_student.pth").is_file()
+
+
+def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, monkeypatch):
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options):
+        if pretrained:
+            raise RuntimeError("no route to host\nand more")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    ended = run_script("train_teacher", "--model", "resnet18", "-n", "teacher", *where)
+    assert ended.code == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "could not be had from timm (no route to host): go online" in ended.stderr
+    assert not list(directory.iterdir())
+
+
+def test_calibration_writes_the_file(run_script, where, ensemble):
+    before = json.loads(ensemble.read_text())
+    ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "5")
+    assert ended.code == 0, ended.stderr
+    after = json.loads(ensemble.read_text())
+    assert {**after, "weights": before["weights"]} == before
+    moved = [abs(a - b) for a, b in zip(after["weights"], before["weights"], strict=True)]
+    assert all(0.001 <= distance <= 0.006 for distance in moved)  # five updates of a thousandth each
+    first, second = re.findall(r"cross-entropy ([\d.]+)", ended.stdout)
+    assert float(second) < float(first)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_as_unbroken(where, teachers, directory):
+    """The same bits, wherever the kill comes: networks, history, records."""
+    command = [*teachers, *where, "-n", "student", "-e", "3", "-s", "2", "--cutmix-alpha", "0.5"]
+
+    def start(name: str, *flags: str, prepare=small_student):
+        (directory / name / "models").mkdir(parents=True, exist_ok=True)
+        (directory / name / "models/a.pth").write_bytes((directory / "models/a.pth").read_bytes())
+        return Process("mlkd.train", [*command, *flags], directory / name, prepare=prepare).wait()
+
+    assert start("whole").code == 0
+    for kill in (killed_in_the_second_epoch, killed_before_measuring):
+        assert start("broken", "--resume", prepare=kill).code == -signal.SIGKILL
+        assert record(directory / "broken/models/student")["status"] == "running"
+    assert start("broken", "--resume").code == 0
+    whole, broken = (directory / name / "models" for name in ("whole", "broken"))
+    assert {p.name for p in whole.rglob("*") if p.suffix in (".pth", ".json", ".tar", ".svg")} == {
+        p.name for p in broken.rglob("*") if p.suffix in (".pth", ".json", ".tar", ".svg")
+    }
+    for file in ("student.pth", "student_e_2.pth", "student/best.pth", "student/last.pth.tar"):
+        assert not differences(checkpoint(whole / file), checkpoint(broken / file)), file
+    for file in ("student_history.json", "student/exits.json", "student/exits.svg"):
+        assert (whole / file).read_text() == (broken / file).read_text()
+    for key in ("status", "accuracy", "validation", "settings", "exits"):
+        assert record(whole / "student")[key] == record(broken / "student")[key]
+    assert start("broken", "--resume", "--alpha", "0.5").code == 2
+
+
+def killed_in_the_second_epoch() -> None:
+    small_student()
+    before_call("common.training.engine.Trainer._train_step", 4, kill_self)
+
+
+def killed_before_measuring() -> None:
+    small_student()
+    before_call("mlkd.train.accuracies", 1, kill_self)
+
+
+@pytest.mark.slow
+def test_two_processes(where, teachers, directory):
+    """Each takes half of every batch; the final exit, which knows no batch norm, sees what one process would."""
+    command = [*teachers, *where, "-e", "1", "--limit-train-batches", "1", "--mixup-alpha", "0", "--cutmix-alpha", "0"]
+    one = Process("mlkd.train", [*command, "-n", "one"], directory, prepare=small_student).wait()
+    assert one.code == 0, one.stderr
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    both = [
+        Process(
+            "mlkd.train",
+            [*command, "-n", "two", "--world-size", "2"],
+            directory,
+            environment={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            prepare=small_student,
+        )
+        for rank in "01"
+    ]
+    assert [process.wait().code for process in both] == [0, 0]
+    (line_one,), (line_two,) = (metrics(directory / "models" / name) for name in ("one", "two"))
+    assert line_two["train/final"] == pytest.approx(line_one["train/final"], rel=1e-4)
+    assert line_two["train/exit_1"] != line_one["train/exit_1"]
+    run = record(directory / "models/two")
+    assert (run["status"], run["runtime"]["world_size"], len(run["exits"])) == ("done", 2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("mlkd.py", ["-m", TEACHER, "-c", "none.pth", "--world-size", "2"], "no checkpoint none.pth"),
+        ("calibrate.py", ["--ensemble", "none.json"], "cannot read"),
+        ("train_teacher.py", ["-m", "resnet19", "-n", "x"], "did you mean 'resnet"),
+    ],
+)
+def test_from_inside_the_papers_directory(script, words, message, where):
+    """Where `import mlkd` finds the script `mlkd.py`."""
+    command = [sys.executable, script, *words, *where]
+    ended = subprocess.run(command, cwd=REPOSITORY / "mlkd", capture_output=True, text=True, check=False)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+    assert message in ended.stderr
+
+
+@pytest.mark.parametrize("dataset", ["cifar-10", "oxfird-iiit"])
+def test_other_data_sets(dataset, run_script, where, teachers, generated_data, directory):
+    if dataset == "cifar-10":
+        torch.save(timm.create_model(TEACHER, num_classes=10).state_dict(), directory / "models/a.pth")
+        where[1] = str(generated_data)
+    ended = run_script("train", *teachers, *where, "-d", dataset, "-e", "1", "--limit-train-batches", "1")
+    assert ended.code == 0, ended.stderr
+    name = dataset.replace("oxfird", "oxford")
+    assert record(directory / "models/mlkd_student")["experiment"] == f"{name} {TEACHER} --image-size 64"
+
+
+BAD = {
+    "no teacher": ([], "give --model and --checkpoint"),
+    "half a teacher": (["--model", "resnet18"], "give --model and --checkpoint"),
+    "two kinds of teacher": (["-m", TEACHER, "-c", "models/a.pth", "--ensemble", "x.json"], "give --model"),
+    "no ensemble": (["--ensemble", "none.json"], "cannot read"),
+    "no checkpoint": (["-m", TEACHER, "-c", "none.pth"], "`python3 train_teacher.py --model test_resnet -n none`"),
+    "unknown model": (["-m", "resnet19", "-c", "models/a.pth"], "has no model 'resnet19': did you mean 'resnet"),
+    "another architecture": (["-m", "test_efficientnet", "-c", "models/a.pth"], "does not fit test_efficientnet"),
+    "a fixed input size": (
+        ["-m", "vit_tiny_patch16_224", "-c", "models/a.pth"],
+        "vit_tiny_patch16_224 does not take images of 64 x 64",
+    ),
+    "other classes": (["-m", TEACHER, "-c", "models/ten.pth"], "does not fit test_resnet with 37 classes"),
+    "not a checkpoint": (["-m", TEACHER, "-c", "config.json"], "truncated or not a checkpoint"),
+    "a path for a name": (["-n", "a/b"], "must be a plain name"),
+    "the teacher's name": (["-m", TEACHER, "-c", "models/a.pth", "-n", "a"], "is a teacher's"),
+    "unknown data set": (["-d", "mnist"], "invalid choice: 'mnist'"),
+    "no data": (["-m", TEACHER, "-c", "models/a.pth", "--data-dir", "nowhere"], "Oxford-IIIT Pet (images) is not in"),
+    "no dogs": (["-m", TEACHER, "-c", "models/a.pth", "-d", "dogs"], "no images in"),
+    "alpha": (["-m", TEACHER, "-c", "models/a.pth", "--alpha", "2"], "--alpha must lie between 0 and 1"),
+    "mixing": (["-m", TEACHER, "-c", "models/a.pth", "--mixup-alpha", "-1"], "must not be negative"),
+    "image size": (["--image-size", "100"], "100 is not a multiple of 32 from 64"),
+    "no GPU like that": (["-m", TEACHER, "-c", "models/a.pth", "--device", "cuda:99"], "--device cuda:99"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(name, run_script, where, ensemble, directory):
+    torch.save(timm.create_model(TEACHER, num_classes=10).state_dict(), directory / "models/ten.pth")
+    words, message = BAD[name]
+    before = snapshot(directory)
+    ended = run_script("train", *where, *words)
+    assert ended.code == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert message in ended.stderr
+    assert snapshot(directory) == before
+
+
+def test_bad_input_of_the_other_scripts(run_script, where, directory):
+    for script, words, message in (
+        ("train_teacher", ["-m", "resnet18"], "required: -n/--name"),
+        ("train_teacher", ["-m", "resnet18", "-n", "x", "--lr", "0"], "--lr must be above 0"),
+        (
+            "train_teacher",
+            ["-m", "vit_tiny_patch16_224", "-n", "x", "--no-pretrained"],
+            "does not take images of 64 x 64",
+        ),
+        ("calibrate", [], "required: --ensemble"),
+    ):
+        ended = run_script(script, *where, *words)
+        assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
+        assert message in ended.stderr
+    assert not list(directory.iterdir())
