@@ -1,12 +1,14 @@
-"""How fast each experiment of the plan trains here: `python -m benchmarks.step_times` writes `experiments/step_times.json`.
+"""How fast each experiment of the plan trains here; `python -m benchmarks.step_times` fills `step_times.json`.
 
 Runs the plan's commands under the budget `trial` (real data, two epochs of two small batches, of which the second
 counts), one at a time, and collects what their `metrics.jsonl` say. Variants of an experiment, which compute the same
-networks, are left out. `./run_all.sh --dry-run` makes its estimate from the file; what `--only` leaves out stays in it.
+networks, are left out. `./run_all.sh --dry-run` makes its estimate from the file, which lies in `experiments/`; what is
+not measured again stays in it.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -73,12 +75,13 @@ def main() -> None:
     measured, hardware = collect(args.output)
     if not measured:
         raise UserError("no run came to its end: nothing was measured")
+    load = f"load average {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores"  # who else was at work meanwhile
     file = EXPERIMENTS / STEP_TIMES
     before = read_data(file)["runs"] if file.is_file() else {}
     write_json(
         file,
         {
-            "hardware": " and ".join(hardware),
+            "hardware": f"{' and '.join(hardware)}, {load}",
             "date": time.strftime("%Y-%m-%d"),
             "runs": dict(sorted({**before, **measured}.items())),
         },

@@ -140,9 +140,9 @@ def test_the_script_finds_teachers_where_the_plan_puts_them(tmp_path):
     from tfkd.teachers import find_teacher
 
     for run in TFKD:
-        if run.place is not None:
-            (tmp_path / run.place).mkdir(parents=True)
-            best = tmp_path / run.place / "best.pth.tar"
+        for place in run.places:
+            (tmp_path / place).mkdir(parents=True)
+            best = tmp_path / place / "best.pth.tar"
             best.touch()
             student = read_params(REPOSITORY / run.parameters / "params.json").student
             model_dir = tmp_path / "experiments" / "kd_experiments" / "any"

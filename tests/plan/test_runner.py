@@ -265,6 +265,16 @@ def test_bad_input_is_one_line(plan, arguments, complaint):
     assert len(output.splitlines()) == 1
 
 
+def test_without_ray_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['ray'] = None; sys.argv = ['plan', '--quick', '--cluster', 'auto'];"
+        "import common.plan.__main__ as plan; plan.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--cluster needs Ray: pip install '.[cluster]'" in ended.stderr
+
+
 @pytest.mark.slow
 def test_real_runs_on_the_generated_set(tmp_path):
     """Teacher, self-training and regularisation of the small network through the paper's own script."""

@@ -1,0 +1,74 @@
+"""The plan on a real Ray cluster of this machine: two workers, of which one dies in the middle of a run."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.plan.test_runner import ALONE, SMOOTH, STUDENT, TEACHER, Plan
+
+ray = pytest.importorskip("ray", reason="Ray, the extra 'cluster', is not installed")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that runs nothing, and two workers of one core."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_dead_worker_costs_nothing_but_time(cluster, tmp_path):
+    calm, disturbed = Plan(tmp_path / "calm"), Plan(tmp_path / "disturbed")
+    assert calm.run()[0] == 0
+
+    disturbed.set("base/alone", sleep=12)
+    disturbed.set("base/teacher", sleep=12)
+    process = disturbed.start("--cluster", cluster.address)
+    deadline = time.monotonic() + 120
+    while disturbed.calls(ALONE) + disturbed.calls(TEACHER) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    disturbed.set("base/alone")
+    disturbed.set("base/teacher")
+    cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
+    output, _ = process.communicate(timeout=300)
+
+    assert process.returncode == 0, output
+    assert output.count("LOST") == 1
+    assert "4 of 4 runs done" in output
+    assert sorted(disturbed.calls(d) for d in (TEACHER, STUDENT, SMOOTH, ALONE)) == [1, 1, 1, 2]
+    assert disturbed.tables() == calm.tables()
+
+
+def test_ctrl_c_stops_the_runs_of_the_cluster(cluster, tmp_path):
+    plan = Plan(tmp_path)
+    plan.set("base/alone", sleep=60)
+    process = plan.start("--cluster", cluster.address, "--cells", "base/alone")
+    deadline = time.monotonic() + 120
+    while not plan.calls(ALONE) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    record = json.loads((plan.workspace() / ALONE / "run.json").read_text())
+    assert record["status"] == "stopped", "the run was told to stop, and had time to write it down"
+
+
+def test_bad_clusters_are_one_line(cluster, tmp_path):
+    plan = Plan(tmp_path)
+    for arguments, complaint in (
+        (["--cluster", "127.0.0.1:1"], "no Ray cluster answers there"),
+        (
+            ["--cluster", cluster.address, "--gpus-per-run", "0.5"],
+            "no machine there has 1 cores and 0.5 GPUs for a run",
+        ),
+    ):
+        code, output = plan.run(*arguments)
+        assert code == 2, output
+        assert complaint in output.splitlines()[-1]

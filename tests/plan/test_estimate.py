@@ -1,0 +1,85 @@
+"""The estimate of what remains: images of a run, and which measurement tells their speed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.plan.budgets import Budget
+from common.plan.estimate import epoch_rates, estimate, images, measured_step
+from common.plan.plan import PlannedRun
+from common.plan.tasks import Task
+
+
+def task(root: Path, *flags: str, experiment: str = "net --smooth", params: dict | None = None, **options) -> Task:
+    run = PlannedRun("stub", experiment, ("train.py", *flags), "cifar100", **options)
+    return Task(run, 0, Budget("any", "", generated=False), (), root / "any/seed_0/stub", root, params)
+
+
+@pytest.mark.parametrize(
+    ("flags", "params", "expected"),
+    [
+        ([], None, 200 * (50_000 + 10_000 / 3)),
+        (["--epochs", "2"], None, 2 * (50_000 + 10_000 / 3)),
+        (["--limit-train-batches", "10", "--limit-eval-batches", "3"], None, 200 * (640 + 64)),
+        (["--limit-train-batches", "10", "-b", "16", "-b", "8"], None, 200 * (80 + 10_000 / 3)),
+        (["--limit-train-batches", "10"], {"batch_size": 32}, 200 * (320 + 10_000 / 3)),
+        (["--limit-train-batches", "10", "SOLVER.BATCH_SIZE", "4"], None, 200 * (40 + 10_000 / 3)),
+        (["--limit-train-batches", "100000"], None, 200 * (50_000 + 10_000 / 3)),
+    ],
+)
+def test_images_of_a_run(tmp_path, flags, params, expected):
+    assert images(task(tmp_path, *flags, params=params), 200) == pytest.approx(expected)
+
+
+def test_a_variant_takes_as_long_as_what_it_is_a_variant_of(tmp_path):
+    table = {"stub net": {"epochs": 1}, "other net --smooth": {"epochs": 2}}
+    assert measured_step(task(tmp_path), table) == {"epochs": 1}
+    assert measured_step(task(tmp_path, experiment="nets"), table) is None
+    assert measured_step(task(tmp_path), {**table, "stub net --smooth": {"epochs": 3}}) == {"epochs": 3}
+
+
+def write(root: Path, rates: list[float], batches: int | None) -> None:
+    """A finished run and the table of step times."""
+    (root / "step_times.json").write_text(
+        json.dumps(
+            {"hardware": "an abacus", "date": "today", "runs": {"stub net": {"images_per_second": 10, "epochs": 3}}}
+        )
+    )
+    directory = root / "results/other/seed_1/stub/somewhere"
+    directory.mkdir(parents=True)
+    record = {"experiment": "net --smooth", "status": "done", "budget": {"batches": batches}}
+    (directory / "run.json").write_text(json.dumps(record))
+    lines = [json.dumps({"epoch": i, "images_per_second": rate}) + "\n" for i, rate in enumerate(rates)]
+    (directory / "metrics.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("batches", "rate"), [(None, 100.0), (50, 100.0), (2, 10.0)], ids=["whole epochs", "long epochs", "a few steps"]
+)
+def test_finished_runs_of_any_budget_count_before_the_table(tmp_path, batches, rate):
+    write(tmp_path, [1.0, 100.0, 90.0, 110.0], batches)
+    hours = 3 * (50_000 + 10_000 / 3) / rate / 3600
+    text = estimate([task(tmp_path)], tmp_path / "results", tmp_path)
+    assert f"run after run: {hours:,.1f} hours (stub {hours:,.1f})" in text
+    assert "an abacus, today" in text
+    assert "never measured" not in text
+
+
+def test_what_was_never_measured_is_said(tmp_path):
+    write(tmp_path, [1.0], None)
+    tasks = [task(tmp_path, experiment="new"), task(tmp_path, experiment="an evaluation", trains=False)]
+    text = estimate(tasks, tmp_path / "results", tmp_path)
+    assert "run after run: 0.0 hours" in text
+    assert "without 1 runs that were never measured, such as stub new (seed 0)" in text
+    assert estimate([], tmp_path / "results", tmp_path / "nowhere").endswith(" 0.0 hours")
+
+
+def test_the_first_epoch_counts_only_where_it_is_alone(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"images_per_second": 1.0}\n')
+    assert epoch_rates(file) == [1.0]
+    file.write_text('{"images_per_second": 1.0}\n{"images_per_second": 5.0}\n')
+    assert epoch_rates(file) == [5.0]
+    file.write_text("{")
+    assert epoch_rates(file) == epoch_rates(tmp_path / "absent") == []

@@ -1,0 +1,65 @@
+"""Every command of the READMEs is in the plan, and `--quick` leaves none of them out."""
+
+import re
+import shlex
+
+import pytest
+
+from common.command_line import REPOSITORY
+from common.plan.budgets import load_budget
+from common.plan.plan import load_plan, select
+from common.results.reported import load_tables
+
+PAPERS = {"Teacher-free KD": "tfkd", "EDKD": "edkd", "MTKD-RL": "mtkd_rl", "MLKD": "mlkd"}
+# sections whose files a reader writes first, and one that says how its own figures were measured
+OTHERS = ("A distiller of your own", "Your own method", "Early exits")
+INSTALLATION = ("setup.py develop",)
+
+
+def sections(text: str) -> list[tuple[str, str]]:
+    """(heading, content) of the sections of a page; the first has no heading."""
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    return [("", parts[0]), *zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def commands(text: str) -> list[str]:
+    """What the code blocks start with Python, without comments, the interpreter and `--resume` without a path."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [" ".join(strip(w[1:])) for w in words if w and w[0] in ("python", "python3")]
+
+
+def strip(words: list[str]) -> list[str]:
+    return words[:-1] if words[-1:] == ["--resume"] else words  # the runner adds it to every command
+
+
+def readme_commands() -> list[tuple[str, str, str]]:
+    """(paper, page, command)."""
+    found = []
+    for heading, content in sections((REPOSITORY / "README.md").read_text()):
+        if heading in PAPERS:
+            found += [(PAPERS[heading], "README.md", command) for command in commands(content)]
+    for paper in PAPERS.values():
+        page = REPOSITORY / paper / "README.md"
+        if page.is_file():
+            for heading, content in sections(page.read_text()):
+                if heading not in OTHERS:
+                    found += [(paper, f"{paper}/README.md", command) for command in commands(content)]
+    return [entry for entry in dict.fromkeys(found) if entry[2] not in INSTALLATION]
+
+
+QUICK = {
+    (run.paper, " ".join(strip(list(run.command))))
+    for run in select(load_plan(), load_tables(), left_out=list(load_budget("quick").leaves_out))
+}
+
+
+@pytest.mark.parametrize(("paper", "page", "command"), readme_commands())
+def test_quick_runs_the_command(paper, page, command):
+    assert (paper, command) in QUICK, f"{page} has a command that --quick does not run"
+
+
+def test_the_pages_are_read():
+    assert {paper for paper, _, _ in readme_commands()} == set(PAPERS.values())
+    assert len(readme_commands()) > 40
