@@ -19,7 +19,7 @@ from common.training.launch import is_launched, launch_processes
 from common.training.runtime import Runtime, add_runtime_flags
 
 PAPER = "mtkd_rl"
-PUBLISHED_EPOCHS = 240
+PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE = 240, 64
 MILESTONES = [150, 180, 210]  # epochs, from 0, that are the first at a tenth of the rate
 GAMMA = 0.1
 
@@ -193,6 +193,7 @@ def run_record(
         "budget": {
             "epochs": args.epochs,
             "published_epochs": PUBLISHED_EPOCHS,
+            "published_batch_size": PUBLISHED_BATCH_SIZE,
             "batches": args.limit_train_batches,
         },
     }

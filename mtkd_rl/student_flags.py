@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from common.command_line import ArgumentParser, natural, positive
-from mtkd_rl.experiment import DATASETS, MILESTONES, PUBLISHED_EPOCHS, add_flags_without_effect, amount, make_parser
+from mtkd_rl.experiment import (
+    DATASETS,
+    MILESTONES,
+    PUBLISHED_BATCH_SIZE,
+    PUBLISHED_EPOCHS,
+    add_flags_without_effect,
+    amount,
+    make_parser,
+)
 from mtkd_rl.losses import FEATURE_LOSSES
 
 DATA = "imagenet"  # published default of --data, although the data are CIFAR-100
@@ -36,7 +44,7 @@ def student_parser(description: str) -> ArgumentParser:
     add(
         "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
     )
-    add("-b", "--batch-size", type=positive, default=64, help="images a step, over all processes")
+    add("-b", "--batch-size", type=positive, default=PUBLISHED_BATCH_SIZE, help="images a step, over all processes")
     add("--init-lr", type=amount, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
     add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the rate falls")
     add(

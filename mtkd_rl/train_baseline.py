@@ -25,6 +25,7 @@ from mtkd_rl.experiment import (
     DATASETS,
     GAMMA,
     MILESTONES,
+    PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
     add_flags_without_effect,
     amount,
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
     )
-    add("--batch_size", type=positive, default=64, help="images a step, over all processes")
+    add("--batch_size", type=positive, default=PUBLISHED_BATCH_SIZE, help="images a step, over all processes")
     add("--learning_rate", type=amount, default=0.05, help=f"{LIGHT_RATE} always for {', '.join(LIGHT_MODELS)}")
     add("--lr_decay_epochs", type=numbers, default=MILESTONES, help="after so many epochs the rate drops")
     add("--lr_decay_rate", type=amount, default=GAMMA, help="factor of each drop")

@@ -27,6 +27,7 @@ class Conditions:
         epochs: trained; `published_epochs`: of the paper.
         batches, eval_batches: limits on batches an epoch and an evaluation; None without a limit.
         precision: mixed precision, or "off" for float32.
+        other_batch_size: images a step, where they are not the paper's.
     """
 
     content: str
@@ -37,6 +38,7 @@ class Conditions:
     batches: int | None = None
     eval_batches: int | None = None
     precision: str = "off"
+    other_batch_size: int | None = None
 
     @property
     def published_data(self) -> bool:
@@ -45,7 +47,7 @@ class Conditions:
     @property
     def as_published(self) -> bool:
         """Whether data and budget are the paper's."""
-        whole = self.batches is None and self.eval_batches is None
+        whole = self.batches is None and self.eval_batches is None and self.other_batch_size is None
         return self.published_data and whole and self.epochs == self.published_epochs
 
     def beside(self, other: Conditions) -> bool:
@@ -110,7 +112,7 @@ class Record:
 
     @property
     def batch_size(self) -> int | None:
-        return self.settings.get("batch_size", self.settings.get("SOLVER.BATCH_SIZE"))
+        return _batch_size(self.settings)
 
     @property
     def method(self) -> str | None:
@@ -134,6 +136,10 @@ class Curve:
 
     part: str
     points: tuple[tuple[int, float], ...]
+
+
+def _batch_size(settings: dict[str, Any]) -> int | None:
+    return settings.get("batch_size", settings.get("SOLVER.BATCH_SIZE"))
 
 
 def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
@@ -179,6 +185,8 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
     if all(figure is None for figure in figures):
         raise ValueError("no accuracy")
     on_gpu = content["runtime"]["device"] == "cuda"
+    batch_size = _batch_size(settings)
+    published_batch_size = budget.get("published_batch_size", batch_size)
     return Record(
         content["paper"],
         content["experiment"],
@@ -193,6 +201,7 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
             budget["batches"],
             settings.get("limit_eval_batches"),
             content["runtime"]["amp"],
+            batch_size if batch_size != published_batch_size else None,
         ),
         *figures,
         content["started"],

@@ -31,8 +31,8 @@ PLACE_AND_BUDGET = (
 PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
 
 
-def load_config(args: argparse.Namespace) -> tuple[Node, int]:
-    """The frozen configuration of a run, and the number of epochs that its file asks for.
+def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
+    """The frozen configuration of a run, and how much training its file asks for, in the words of `run.json`.
 
     Raises:
         UserError: no such file, unknown keys, wrong types, values that cannot be.
@@ -43,13 +43,13 @@ def load_config(args: argparse.Namespace) -> tuple[Node, int]:
         if not path.is_file():
             raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository")
         cfg.merge_from_file(path)
-    published_epochs = cfg.SOLVER.EPOCHS
+    published = {"published_epochs": cfg.SOLVER.EPOCHS, "published_batch_size": cfg.SOLVER.BATCH_SIZE}
     cfg.merge_from_list(args.opts)
     check(cfg)
     if args.epochs is not None:
         shorten(cfg, args.epochs)
     cfg.freeze()
-    return cfg, published_epochs
+    return cfg, published
 
 
 def own_section(cfg: Node) -> Node:

@@ -53,7 +53,7 @@ def checkpoint_files(cfg: Node, directory: Path) -> CheckpointFiles:
 
 
 def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
-    cfg, published_epochs = load_config(args)
+    cfg, published = load_config(args)
     data = load_data(args, cfg.DATASET.TYPE)
     student = build_network(cfg.DISTILLER.STUDENT, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.STUDENT")
     teacher, found, remarks = None, None, []
@@ -92,7 +92,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
                 "data": data.describe(),
                 "budget": {
                     "epochs": cfg.SOLVER.EPOCHS,
-                    "published_epochs": published_epochs,
+                    **published,
                     "batches": args.limit_train_batches,
                 },
                 "teacher": None if found is None else {"path": str(found.path), "origin": found.origin},

@@ -58,10 +58,9 @@ def test_files_of_a_run(run_script, where, teacher, tmp_path):
 
     record = json.loads((run / "run.json").read_text())
     assert (record["paper"], record["status"]) == ("edkd", "done")
-    assert record["experiment"] == (
-        "cifar100/kd DISTILLER.STUDENT resnet8 DISTILLER.TEACHER resnet14 SOLVER.BATCH_SIZE 50"
-    )
-    assert record["budget"] == {"epochs": 2, "published_epochs": 240, "batches": None}
+    assert record["experiment"] == "cifar100/kd DISTILLER.STUDENT resnet8 DISTILLER.TEACHER resnet14"
+    published = {"published_epochs": 240, "published_batch_size": 64}
+    assert record["budget"] == {"epochs": 2, **published, "batches": None}
     assert record["settings"]["KD.TEMPERATURE"] == 4.0
     blocks = (run / "worklog.txt").read_text().split("-" * 25 + "\n")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -62,7 +62,13 @@ def test_published_deviation_missing_parameters_and_notes(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 5}, {"batches": 2}, {"limit_eval_batches": 2}, {"content": "generated set, not the real data"}],
+    [
+        {"epochs": 5},
+        {"batches": 2},
+        {"limit_eval_batches": 2},
+        {"content": "generated set, not the real data"},
+        {"budget": {"epochs": 200, "published_epochs": 200, "published_batch_size": 64, "batches": None}},
+    ],
 )
 def test_other_data_or_budget_is_marked(tmp_path, change):
     write_run(tmp_path / "a", BASELINE, 12.0, 11.0, **change)
