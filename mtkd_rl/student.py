@@ -200,8 +200,8 @@ def remarks(
     """What the log begins with."""
     for teacher in record["teachers"]:
         run.log(f"teacher {teacher['name']} from {teacher['path']}: test accuracy {teacher['accuracy']:.2f}")
-        if teacher["trained_on"] not in (None, data.fingerprint):
-            run.log(f"warning: {teacher['name']} was trained on other data ({teacher['trained_on']})")
+        for remark in data.remarks_on(teacher["name"], teacher["trained_on"]):
+            run.log(remark)
     if runtime.distributed and dist.get_backend() != args.dist_backend:
         run.log(f"warning: {args.dist_backend} is not available here; {dist.get_backend()} takes its place")
     run.log(f"{kind}: {args.arch} on {data.name} ({data.content})")

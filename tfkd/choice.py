@@ -57,8 +57,7 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
     checkpoint = load_teacher(teacher, found, params.teacher)
     remarks = [f"teacher {params.teacher} from {found.path}"]
     trained_on = checkpoint.get("training", {}).get("settings", {}).get("data")
-    if trained_on not in (None, data.fingerprint):
-        remarks.append(f"warning: this teacher was trained on other data ({trained_on}) than the student will be")
+    remarks += data.remarks_on("this teacher", trained_on)
     if args.method:
         return load_method(args.method)(student, teacher), remarks
     return Distillation(student, teacher, *keys, form=args.loss_form), remarks

@@ -80,6 +80,12 @@ class Dataset:
             "test_images": len(self.test),
         }
 
+    def remarks_on(self, teacher: str, trained_on: str | None) -> list[str]:
+        """A warning for the log where a teacher was trained on other data than these, as far as that is known."""
+        if trained_on in (None, self.fingerprint):
+            return []
+        return [f"warning: {teacher} was trained on other data ({trained_on}) than the student will be"]
+
 
 def load_dataset(name: str, root: Path, *, download: bool = True, image_size: int | None = None) -> Dataset:
     """Read a data set below `root`.

@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 from common.command_line import ArgumentParser, entry_point
-from common.data import Dataset
 from common.data.flags import add_data_flags
 from common.training.checkpoints import save_checkpoint
 from common.training.engine import Accuracies, CheckpointFiles, Trainer
@@ -22,7 +21,7 @@ from edkd.engine.experiment import PAPER, build_network, load_data, make_batches
 from edkd.engine.method import make_method
 from edkd.engine.node import Node
 from edkd.engine.solver import make_optimizer
-from edkd.engine.teachers import TeacherFile, load_network, teacher_file
+from edkd.engine.teachers import load_network, teacher_file
 from edkd.engine.wandb_log import WandbLog
 from edkd.engine.worklog import epoch_figures, write_worklog
 
@@ -62,7 +61,8 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
         teacher = build_network(name, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.TEACHER")
         found = teacher_file(cfg)
         load_network(teacher, found.path, name, cfg.DATASET.TYPE)
-        remarks = teacher_remarks(name, found, data)
+        remarks = [f"teacher {name} from {found.path} ({found.origin})"]
+        remarks += data.remarks_on("this teacher", found.trained_on)
     batches = make_batches(args, cfg, data, runtime)
     method = make_method(cfg, student, teacher, batches["train"].targets, runtime)
     directory = output_directory(args, cfg)
@@ -129,14 +129,6 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     if wandb is not None:
         wandb.finish()
     return accuracies
-
-
-def teacher_remarks(name: str, found: TeacherFile, data: Dataset) -> list[str]:
-    """What the log says about the teacher."""
-    remarks = [f"teacher {name} from {found.path} ({found.origin})"]
-    if found.trained_on not in (None, data.fingerprint):
-        remarks.append(f"warning: this teacher was trained on other data ({found.trained_on}) than the student will be")
-    return remarks
 
 
 @entry_point

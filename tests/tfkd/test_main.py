@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from common.command_line import find_path
+from common.data import Dataset
 from common.errors import UserError
 from tests.golden import conformance
 from tests.processes import CNN, EXPERIMENTS, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, metrics, record
@@ -87,7 +88,7 @@ def build(directory: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(choice, "load_teacher", lambda network, file, name: read.append(file.path) or {})
     args = parse(main, monkeypatch, "--model_dir", str(directory), *flags)
     model_dir, params = open_experiment(args.model_dir)
-    data = types.SimpleNamespace(num_classes=100, name="cifar100", fingerprint="")
+    data = Dataset("cifar100", None, None, tuple(map(str, range(100))), "", "")
     with torch.device("meta"):  # networks without memory or initialisation
         method, _ = choice.build_method(args, model_dir, params, data)
     return type(method).__name__, read[0] if read else None

@@ -14,6 +14,7 @@ SCRIPT = """
 import os, pathlib, signal, sys, time
 from common.training.launch import is_launched, launch_processes
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
 if not is_launched():
     launch_processes({arguments})
 rank = os.environ["RANK"]
