@@ -33,10 +33,7 @@ def test_commands(dataset, monkeypatch):
     file = read_ensemble(EXPERIMENTS.parent / args.ensemble)
     assert list(file.names) == SETTINGS["members"]
     assert all(map(is_architecture, file.names))
-    files = [f"models/{dataset}_{name}.pth" for name in file.names]
-    if dataset == "oxford-iiit":
-        files[0] = "models/resnet152.pth"  # as the README's command has it
-    assert list(file.checkpoints) == files
+    assert list(file.checkpoints) == [f"models/{dataset}_{name}.pth" for name in file.names]
 
 
 def test_expected_figures_are_the_reported_ones():

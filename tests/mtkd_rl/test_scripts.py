@@ -78,7 +78,8 @@ def test_a_student_by_reinforcement(run_script, checkpoints, small):
 
     content = record(run)
     assert (content["paper"], content["experiment"]) == ("mtkd_rl", "resnet8 MTKD-RL --dynamic")
-    assert content["budget"] == {"epochs": 2, "published_epochs": 240, "batches": 3}
+    published = {"published_epochs": 240, "published_batch_size": 64}
+    assert content["budget"] == {"epochs": 2, **published, "batches": 3}
     assert content["settings"]["teachers"] == list(TEACHERS)
     assert content["settings"]["method"] == "MultiTeacherRL"
     assert [teacher["name"] for teacher in content["teachers"]] == list(TEACHERS)
