@@ -27,7 +27,7 @@ class Conditions:
         epochs: trained; `published_epochs`: of the paper.
         batches, eval_batches: limits on batches an epoch and an evaluation; None without a limit.
         precision: mixed precision, or "off" for float32.
-        other_batch_size: images a step, where they are not the paper's.
+        other_batch_size: whether batches are not of the paper's size.
     """
 
     content: str
@@ -38,7 +38,7 @@ class Conditions:
     batches: int | None = None
     eval_batches: int | None = None
     precision: str = "off"
-    other_batch_size: int | None = None
+    other_batch_size: bool = False
 
     @property
     def published_data(self) -> bool:
@@ -47,7 +47,7 @@ class Conditions:
     @property
     def as_published(self) -> bool:
         """Whether data and budget are the paper's."""
-        whole = self.batches is None and self.eval_batches is None and self.other_batch_size is None
+        whole = self.batches is None and self.eval_batches is None and not self.other_batch_size
         return self.published_data and whole and self.epochs == self.published_epochs
 
     def beside(self, other: Conditions) -> bool:
@@ -201,7 +201,7 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
             budget["batches"],
             settings.get("limit_eval_batches"),
             content["runtime"]["amp"],
-            batch_size if batch_size != published_batch_size else None,
+            batch_size != published_batch_size,
         ),
         *figures,
         content["started"],
