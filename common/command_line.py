@@ -77,8 +77,8 @@ def _leave(message: str, code: int) -> NoReturn:
 
 def _exit(code: int) -> NoReturn:
     if "RANK" in os.environ:
-        # gloo's threads outlive the process group; one that lets go of a Python object while the interpreter is taken
-        # down aborts the process, although all its work is done and saved
+        # a thread without Python frames, very likely one of gloo's, now and then aborts such a process while the
+        # interpreter is taken down, although all its work is done and saved
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from common.command_line import find_path, natural, positive
 from common.data import Batches, Dataset, ImageArrays, Normalization, load_dataset
 from common.data.datasets import content_of
+from common.data.flags import require_images
 from common.data.image_folder import SUFFIXES, fingerprint
 from common.data.large_images import CROP, RESIZED, ImageFiles, LargeImageBatches
 from common.data.oxford_pets import load_oxford_pets
@@ -125,9 +126,7 @@ def make_batches(
         "validation": part_batches(args, validation, runtime),
         "test": part_batches(args, data.test, runtime),
     }
-    for part, cut in batches.items():
-        if not len(cut):
-            raise UserError(f"no {part} images are left to make a batch of: {data.name} has {len(data.train)} images")
+    require_images(batches, f": {data.name} has {len(data.train)} images")
     return batches
 
 

@@ -11,7 +11,7 @@ import torch
 
 from common.command_line import ArgumentParser, find_path
 from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
-from common.data.flags import add_data_flags, cut_validation
+from common.data.flags import add_data_flags, cut_validation, require_images
 from common.data.large_images import CROP, LargeImageBatches, load_image_files
 from common.errors import UserError
 from common.models import Network, create_model
@@ -152,9 +152,7 @@ def make_batches(args: argparse.Namespace, data: Dataset, workers: int, runtime:
     }
     if validation is not None:
         parts["validation"] = batches(validation, training=False, limit=args.limit_eval_batches)
-    for part, cut in parts.items():
-        if not len(cut):
-            raise UserError(f"no {part} images are left to make a batch of")
+    require_images(parts)
     return parts
 
 

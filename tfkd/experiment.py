@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.command_line import find_path
 from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
-from common.data.flags import cut_validation
+from common.data.flags import cut_validation, require_images
 from common.errors import UserError
 from common.models import Network, create_model
 from common.training.runtime import Runtime
@@ -105,7 +105,5 @@ def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtim
     }
     if validation is not None:
         batches["validation"] = Batches(validation, params.batch_size, normalization, **evaluation)
-    for part, cut in batches.items():
-        if not len(cut):
-            raise UserError(f"no {part} images are left to make a batch of")
+    require_images(batches)
     return batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from common.command_line import positive
@@ -37,3 +38,18 @@ def cut_validation(train: Any, fraction: float) -> tuple[Any, Any]:
     if not 0 <= fraction < 1:
         raise UserError(f"--val-fraction {fraction} must be at least 0 and below 1")
     return train.split(fraction) if fraction else (train, None)
+
+
+def require_images(batches: Mapping[str, Sized], of: str = "") -> None:
+    """Check that each part of a data set gives at least one batch.
+
+    Args:
+        batches: part -> its batches.
+        of: ends the message: what there was to begin with.
+
+    Raises:
+        UserError: a part gives none.
+    """
+    for part, cut in batches.items():
+        if not len(cut):
+            raise UserError(f"no {part} images are left to make a batch of{of}")

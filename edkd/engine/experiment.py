@@ -8,7 +8,7 @@ from typing import Any
 
 from common.command_line import find_path
 from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, load_dataset
-from common.data.flags import cut_validation
+from common.data.flags import cut_validation, require_images
 from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
 from common.errors import UserError
 from common.models import Network, create_model, list_models
@@ -136,7 +136,5 @@ def make_batches(args: argparse.Namespace, cfg: Node, data: Dataset, runtime: Ru
     }
     if validation is not None:
         batches["validation"] = evaluation_batches(args, cfg.DATASET.TYPE, validation, runtime, **options)
-    for part, cut in batches.items():
-        if not len(cut):
-            raise UserError(f"no {part} images are left to make a batch of")
+    require_images(batches)
     return batches
