@@ -10,6 +10,8 @@ from mlkd.losses import mlkd_loss, teach_loss
 from mlkd.mixing import Mixing
 from mlkd.student import MultiResNetV2
 
+MIXING_IS_DRAWN = "mixing is drawn on the host"
+
 
 class MultiLevel(Method):
     """Multi-level distillation: the teacher sees the mixed images too, and teaches every exit.
@@ -21,11 +23,13 @@ class MultiLevel(Method):
         alpha, temperature: of the loss.
     """
 
+    not_recordable = MIXING_IS_DRAWN
+
     def __init__(
         self, student: MultiResNetV2, teacher: nn.Module, mixing: Mixing, alpha: float, temperature: float
     ) -> None:
         super().__init__()
-        self.student, self.teacher, self.mixing = student, FrozenTeacher(teacher, fold=False), mixing
+        self.student, self.teacher, self.mixing = student, FrozenTeacher(teacher, foldable=False), mixing
         self.options = {"alpha": alpha, "temperature": temperature}
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
@@ -40,6 +44,8 @@ class MultiLevel(Method):
 
 class FineTuning(Method):
     """Cross-entropy with smoothed labels of mixed images: how a teacher is made."""
+
+    not_recordable = MIXING_IS_DRAWN
 
     def __init__(self, network: nn.Module, mixing: Mixing) -> None:
         super().__init__()

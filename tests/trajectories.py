@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from common.training.engine import CheckpointFiles, Trainer
+from common.training.fast import recording_obstacle, use_fused
 from common.training.method import Method
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
+from tests.operators import OperatorLog
+
+WAYS = ["plain", "fast", "recorded"]  # of taking the same steps
 
 
 def watched_steps(
@@ -23,8 +27,13 @@ def watched_steps(
     epochs: Iterable[int],
     scratch: Path,
     monkeypatch: pytest.MonkeyPatch,
+    way: str = "fast",
 ) -> list[tuple[float, dict[str, float]]]:
-    """Train the given epochs (from 0) on the CPU; returns rate and losses of each step, before its update."""
+    """Train the given epochs (from 0) on the CPU; returns rate and losses of each step, before its update.
+
+    "recorded" is what a GPU does by default: fused, and from the second step of an epoch on replayed. "compile" needs
+    a C++ compiler.
+    """
     trainer = Trainer(
         method,
         make_optimizer,
@@ -32,10 +41,17 @@ def watched_steps(
         epochs=1000,
         train=batches,
         test=batches,
-        runtime=Runtime(torch.device("cpu")),
+        runtime=Runtime(torch.device("cpu"), plain=way == "plain", compile=way == "compile"),
         files=CheckpointFiles(scratch / "last", scratch / "best"),
         settings={},
     )
+    graphs = OperatorLog()
+    recorded = way == "recorded" and recording_obstacle(method, trainer.optimizer, trainer.runtime, 1) is None
+    if recorded:
+        use_fused(trainer.optimizer)
+        trainer._record_updates(graphs)
+        trainer._recorded.warm_up = 1
+        trainer._rate = trainer._rate.double()  # figures in float64 show the rounding of the rate, which a GPU keeps
     seen = []
     train_step = trainer._train_step
 
@@ -47,4 +63,6 @@ def watched_steps(
     monkeypatch.setattr(trainer, "_train_step", watch)
     for epoch in epochs:
         trainer.train_epoch(epoch, show_progress=False)
+    assert trainer.remarks == []  # nothing fell back to another way
+    assert (graphs.replays > 0) == recorded
     return seen

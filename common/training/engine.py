@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from common.data import Batch, Batches
 from common.errors import TrainingError, UserError
-from common.training.batch_norm import use_channels_last_batch_norm
 from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.evaluation import evaluate
+from common.training.fast import recording_obstacle, speed_up, use_fused
 from common.training.method import FrozenTeacher, Method, Step
+from common.training.recording import CudaGraphs, Recorded
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
 from common.training.schedules import Schedule
+
+WARM_UP_STEPS = 3  # before a step is recorded; what PyTorch's documentation of CUDA graphs does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,10 +154,12 @@ class Trainer:
         validation: Batches | None = None,
         accumulation_steps: int = 1,
     ) -> None:
-        self.method = method.to(runtime.device, memory_format=torch.channels_last)
-        if runtime.device.type == "cpu":
-            use_channels_last_batch_norm(self.method)
+        if not runtime.plain:
+            speed_up(method, runtime)
+        self.method = method.to(runtime.device)
         self.optimizer = make_optimizer(self.method.trainable_parameters())
+        if runtime.device.type == "cuda" and not runtime.plain:
+            use_fused(self.optimizer)
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, settings
@@ -181,6 +186,27 @@ class Trainer:
                 )
                 # running statistics are averaged once an epoch instead of broadcast at every step
                 self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
+
+        self._epoch = 0  # that is being trained
+        self._sums = _EpochSums(runtime)
+        self._recorded: Recorded | None = None
+        self._graphs: CudaGraphs | None = None
+        self.remarks: list[str] = []  # on how this run computes, for its log
+        if runtime.device.type == "cuda" and not runtime.plain:
+            self._graphs = CudaGraphs(runtime.device)
+            obstacle = recording_obstacle(self.method, self.optimizer, runtime, accumulation_steps)
+            if obstacle is None:
+                self._record_updates(self._graphs)
+            else:
+                self._not_recorded(obstacle)
+
+    def _record_updates(self, graphs: CudaGraphs) -> None:
+        """Replay updates from a recording; the learning rate then lies on the device."""
+        self._rate = torch.zeros((), device=self.runtime.device)
+        self._recorded = Recorded(self._update, graphs, WARM_UP_STEPS, self._not_recorded)
+
+    def _not_recorded(self, reason: str) -> None:
+        self.remarks.append(f"steps are not recorded as a CUDA graph: {reason}")
 
     def resume(self) -> bool:
         """Go back to the state of the last checkpoint, if there is one.
@@ -272,6 +298,7 @@ class Trainer:
         """
         status, problem, more = "failed", None, {}
         try:
+            self._log_remarks(run)
             for epoch in range(self.epochs_done, self.epochs):
                 self._run_epoch(epoch, run, after_epoch)
             if after_training is not None:
@@ -287,6 +314,12 @@ class Trainer:
             if run is not None:
                 run.close(status, error=problem, **{**self._results(), **more})
         return self.accuracies
+
+    def _log_remarks(self, run: RunDirectory | None) -> None:
+        if run is not None:
+            for remark in self.remarks:
+                run.log(remark)
+        self.remarks.clear()
 
     def _results(self) -> dict[str, Any]:
         """Figures for `run.json`, as far as training has come."""
@@ -307,7 +340,9 @@ class Trainer:
         student = self.method.student
         self._average_running_statistics(student)
         test, validation = (
-            evaluate(student, part, self.runtime, self.method.evaluation_loss) if part is not None else None
+            evaluate(student, part, self.runtime, self.method.evaluation_loss, self._graphs)
+            if part is not None
+            else None
             for part in (self.test, self.validation)
         )
         judged, part = (validation, "validation") if test is None else (test, "test")
@@ -321,6 +356,7 @@ class Trainer:
         else:
             is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
         self.seconds += time.perf_counter() - started
+        self._log_remarks(run)
         if run is None:
             return
         rate = self.schedule(epoch, len(self.train) - 1, len(self.train))
@@ -349,7 +385,9 @@ class Trainer:
     def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
         self.method.train()
-        sums = _EpochSums(self.runtime)
+        self._epoch, self._sums = epoch, _EpochSums(self.runtime)
+        if self._recorded:
+            self._recorded.forget()  # the epoch's number is part of it, and where its sums lie
         iterations = len(self.train)
         progress = tqdm(
             self.train.epoch(epoch),
@@ -360,30 +398,74 @@ class Trainer:
             disable=None if show_progress else True,  # None: only where a person is watching
         )
         for iteration, batch in enumerate(progress):
-            rate = self.schedule(epoch, iteration, iterations)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            step = self._train_step(batch, epoch, iteration, iterations)
-            sums.add(step, batch)
+            self._set_rate(self.schedule(epoch, iteration, iterations))
+            self._train_step(batch, epoch, iteration, iterations)
             if self.runtime.device.type == "cpu" and not self.runtime.distributed:
-                sums.check(epoch)  # costs nothing where there is nobody to wait for
-        sums.check(epoch)
-        return {**sums.means(), **self._method_figures()}
+                self._sums.check(epoch)  # costs nothing where there is nobody to wait for
+        self._sums.check(epoch)
+        return {**self._sums.means(), **self._method_figures()}
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self._recorded:
+            self._rate.fill_(rate)
 
     def _train_step(self, batch: Batch, epoch: int, iteration: int, iterations: int) -> Step:
+        if self._recorded:
+            step = self._recorded(batch.images, batch.targets, batch.indices)
+        else:
+            step = self._update(
+                *batch[:3],
+                # processes average their gradients; with shares of unequal size each counts by its samples
+                share=len(batch.targets) * self.runtime.world_size / batch.global_size,
+                begins=iteration % self.accumulation_steps == 0,
+                ends=(iteration + 1) % self.accumulation_steps == 0 or iteration + 1 == iterations,
+            )
+        self.method.after_step(epoch, iteration, iterations)
+        return step
+
+    def _update(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        *,
+        share: float = 1.0,
+        begins: bool = True,
+        ends: bool = True,
+    ) -> Step:
+        """Losses and gradients of a batch, and what the optimiser makes of them; all of it on the device.
+
+        Args:
+            images, targets, indices: of a `Batch`.
+            share: by which the losses are scaled.
+            begins: forget the gradients of the batches before.
+            ends: let the optimiser have its turn.
+        """
+        if self.runtime.plain:
+            images = images.contiguous()
         with self.runtime.autocast():
-            step: Step = self._forward(batch.images, batch.targets, batch.indices, epoch)
-        # processes average their gradients; with shares of unequal size each counts by its samples
-        share = len(batch.targets) * self.runtime.world_size / batch.global_size
-        if iteration % self.accumulation_steps == 0:
+            step: Step = self._forward(images, targets, indices, self._epoch)
+        if begins:
             self.optimizer.zero_grad(set_to_none=True)
         weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}
         self.method.backward({name: self.scaler.scale(loss) for name, loss in weighted.items()}, self.optimizer)
-        if (iteration + 1) % self.accumulation_steps == 0 or iteration + 1 == iterations:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.method.after_step(epoch, iteration, iterations)
+        if ends:
+            self._step_optimizer()
+        step = Step(step.logits.detach(), {name: loss.detach() for name, loss in step.losses.items()})
+        self._sums.add(step, targets)
         return step
+
+    def _step_optimizer(self) -> None:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        if self._recorded:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # a number again: checkpoints hold it
 
     def _method_figures(self) -> dict[str, float]:
         """The method's own figures of an epoch, averaged over processes."""
@@ -414,21 +496,21 @@ class _EpochSums:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.steps = 0
         self.names: list[str] = []
 
-    def add(self, step: Step, batch: Batch) -> None:
-        """Take in one step."""
-        losses = torch.stack([loss.detach() for loss in step.losses.values()]).double()
+    def add(self, step: Step, targets: Tensor) -> None:
+        """Take in one step; everything stays where it is in memory."""
+        losses = torch.stack(list(step.losses.values())).double()
         if not self.names:
             self.names = list(step.losses)
             self.losses = torch.zeros_like(losses)
+            self.steps = torch.zeros_like(losses)
             self.first_bad = torch.full_like(losses, math.inf)
             self.counts = torch.zeros(2, dtype=torch.int64, device=losses.device)  # correct, seen
-        self.losses += losses * len(batch.targets)
-        self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=self.steps))
-        correct = (step.logits.argmax(1) == batch.targets).sum()
-        self.counts += torch.stack([correct, torch.full_like(correct, len(batch.targets))])
+        self.losses += losses * len(targets)
+        self.first_bad.copy_(torch.where(losses.isfinite(), self.first_bad, self.first_bad.minimum(self.steps)))
+        correct = (step.logits.argmax(1) == targets).sum()
+        self.counts += torch.stack([correct, torch.full_like(correct, len(targets))])
         self.steps += 1
 
     def check(self, epoch: int) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.data import Batches
+from common.training.recording import CudaGraphs, Recorded
 from common.training.runtime import Runtime, reduce_sum
 
 
@@ -23,6 +24,7 @@ def evaluate(
     batches: Batches,
     runtime: Runtime,
     loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] = cross_entropy,
+    graphs: CudaGraphs | None = None,
 ) -> dict[str, float]:
     """Evaluate `network` in evaluation mode; its mode is restored.
 
@@ -31,6 +33,7 @@ def evaluate(
         batches: to evaluate on.
         runtime: where.
         loss_of: (images, logits, targets) -> loss, summed over samples.
+        graphs: records the work on a batch and replays it, where given.
 
     Returns:
         `accuracy` and `top5` in percent, `loss` the mean over samples.
@@ -38,12 +41,19 @@ def evaluate(
     was_training = network.training
     network.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
-    for batch in batches.epoch():
+
+    def add(images: Tensor, targets: Tensor) -> None:
+        if runtime.plain:
+            images = images.contiguous()
         with runtime.autocast():
-            logits = network(batch.images).float()
-            loss = loss_of(batch.images, logits, batch.targets)
-        ranked = logits.topk(min(5, logits.shape[1])).indices == batch.targets[:, None]
-        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, loss.new_tensor(len(logits))]).to(sums)
+            logits = network(images).float()
+            loss = loss_of(images, logits, targets)
+        ranked = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
+        sums.add_(torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, loss.new_full((), len(logits))]))
+
+    add_batch = Recorded(add, graphs, warm_up=1) if graphs else add
+    for batch in batches.epoch():
+        add_batch(batch.images, batch.targets)
     network.train(was_training)
     correct, among_five, loss, count = reduce_sum(sums, runtime).tolist()
     return {"accuracy": 100 * correct / count, "top5": 100 * among_five / count, "loss": loss / count}

@@ -35,9 +35,12 @@ class Method(nn.Module):
 
     Attributes:
         student: the network that is trained.
+        not_recordable: why `forward` and `backward` cannot be recorded as a CUDA graph, which repeats what they do on
+            the device and nothing that they do on the host; None where they can.
     """
 
     student: nn.Module
+    not_recordable: str | None = None
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         """Losses of one batch.
@@ -86,16 +89,23 @@ class Method(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """A teacher: always in evaluation mode, without gradient, its batch norm folded into its convolutions.
+    """A teacher: always in evaluation mode and without gradient.
 
     Args:
         network: a trained network.
-        fold: False keeps `network` itself, for subclasses that show more of it than its logits.
+        foldable: False keeps its batch norm: for networks that torch.fx cannot trace, and for subclasses that show
+            what comes out of a convolution.
     """
 
-    def __init__(self, network: nn.Module, *, fold: bool = True) -> None:
+    def __init__(self, network: nn.Module, *, foldable: bool = True) -> None:
         super().__init__()
-        self.network = (fold_batch_norm(network.eval()) if fold else network.eval()).requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
+        self.foldable = foldable
+
+    def fold(self) -> None:
+        """Fold the network's batch norm into its convolutions, where it may be."""
+        if self.foldable:
+            self.network = fold_batch_norm(self.network).requires_grad_(False)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in evaluation mode, also when the method that owns it goes into training mode."""

@@ -25,6 +25,12 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
         "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
     )
     group.add_argument("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
+    group.add_argument(
+        "--plain",
+        action="store_true",
+        help="take every step as the published code does: contiguous tensors, teachers as they are, nothing fused or "
+        "recorded; for comparisons with the fast way, which is the default",
+    )
     group.add_argument("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
     group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
     group.add_argument("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
@@ -40,6 +46,7 @@ class Runtime:
         device: of this process.
         amp: "off", "bf16" or "fp16".
         compile: compile the training step.
+        plain: without anything that makes steps faster.
         seed: of everything random.
         rank, world_size: this process among those of a distributed run (torchrun), else 0 and 1.
     """
@@ -47,6 +54,7 @@ class Runtime:
     device: torch.device
     amp: str = "off"
     compile: bool = False
+    plain: bool = False
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -67,7 +75,13 @@ class Runtime:
 
     def settings(self) -> dict:
         """What a run's record says about how it was computed."""
-        return {"device": self.device.type, "amp": self.amp, "compile": self.compile, "world_size": self.world_size}
+        return {
+            "device": self.device.type,
+            "amp": self.amp,
+            "compile": self.compile,
+            "plain": self.plain,
+            "world_size": self.world_size,
+        }
 
 
 @contextlib.contextmanager
@@ -81,6 +95,8 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
     device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
     if args.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
+    if args.plain and args.compile:
+        raise UserError("--plain leaves out what makes steps faster: give it without --compile")
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
     if device.type == "cuda":
@@ -95,7 +111,7 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
     torch.manual_seed(args.seed)
     try:
-        yield Runtime(device, args.amp, args.compile, args.seed, rank, world_size)
+        yield Runtime(device, args.amp, args.compile, args.plain, args.seed, rank, world_size)
     finally:
         if world_size > 1:
             dist.destroy_process_group()

@@ -44,7 +44,7 @@ class TeacherView(_View, FrozenTeacher):
     """A teacher as distillers see it: in evaluation mode and without gradient."""
 
     def __init__(self, network: Network) -> None:
-        FrozenTeacher.__init__(self, network, fold=False)
+        FrozenTeacher.__init__(self, network, foldable=False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -66,9 +66,11 @@ class Distiller(nn.Module):
 
     Attributes:
         teacher_features: False says that only the teacher's logits are read, which makes the teacher faster.
+        not_recordable: why `forward_train` cannot be recorded as a CUDA graph (`common.training.method.Method`).
     """
 
     teacher_features = True
+    not_recordable: str | None = None
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from edkd.engine.method import make_method
 from edkd.engine.solver import make_optimizer
 from tests.edkd.checks import configuration, fill_named
 from tests.golden import conformance, draw, golden_fill
-from tests.trajectories import watched_steps
+from tests.trajectories import WAYS, watched_steps
 
 CASES = conformance("trajectories/edkd.json")["cases"]
 
@@ -45,8 +45,9 @@ def in_double_precision():
 
 
 @pytest.mark.usefixtures("in_double_precision")
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_trajectory(case, monkeypatch, tmp_path):
+def test_trajectory(case, way, monkeypatch, tmp_path):
     cfg = configuration(case["distiller"], case["hyper"], TRAINER=case["trainer"], **case["solver"])
     student, teacher = golden_networks(case)
     method = make_method(cfg, student, teacher, torch.zeros(8, dtype=torch.long), Runtime(torch.device("cpu")))
@@ -60,6 +61,7 @@ def test_trajectory(case, monkeypatch, tmp_path):
         sorted({entry["epoch"] - 1 for entry in case["steps"]}),
         tmp_path,
         monkeypatch,
+        way,
     )
 
     assert len(seen) == len(case["steps"])

@@ -12,7 +12,7 @@ from mtkd_rl.comparison import MultiTeacher, Options
 from mtkd_rl.methods import Averaging, MultiTeacherRL
 from mtkd_rl.student import make_optimizer, make_schedule
 from tests.golden import conformance, draw, golden_fill
-from tests.trajectories import watched_steps
+from tests.trajectories import WAYS, watched_steps
 
 CASES = conformance("trajectories/mtkd_rl.json")["cases"]
 RL_CASES = [case for case in CASES if "agent_step" in case["hyper"]]
@@ -56,7 +56,9 @@ def build(case: dict, **options) -> MultiTeacher:
     return method
 
 
-def run(case: dict, method: MultiTeacher, tmp_path, monkeypatch) -> list[tuple[float, dict[str, float]]]:
+def run(
+    case: dict, method: MultiTeacher, tmp_path, monkeypatch, way: str = "fast"
+) -> list[tuple[float, dict[str, float]]]:
     hyper = case["hyper"]
     batches, seen = FixedBatches(case), []
     schedule = make_schedule(hyper["lr_type"], hyper["init_lr"], hyper["milestones"], hyper["epochs"])
@@ -69,15 +71,16 @@ def run(case: dict, method: MultiTeacher, tmp_path, monkeypatch) -> list[tuple[f
             batches.current = epoch
             yield epoch
 
-    seen = watched_steps(method, optimizer, schedule, batches, epochs(), tmp_path, monkeypatch)
+    seen = watched_steps(method, optimizer, schedule, batches, epochs(), tmp_path, monkeypatch, way)
     assert len(seen) == len(case["steps"])
     return seen
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_trajectory(case, monkeypatch, tmp_path):
+def test_trajectory(case, way, monkeypatch, tmp_path):
     method = build(case)
-    for (rate, losses), expected in zip(run(case, method, tmp_path, monkeypatch), case["steps"], strict=True):
+    for (rate, losses), expected in zip(run(case, method, tmp_path, monkeypatch, way), case["steps"], strict=True):
         assert rate == pytest.approx(expected["lr"], rel=1e-9)
         for name in ("loss_cls", "loss_kd", "loss_feat"):
             assert losses[name] == pytest.approx(expected[name], rel=1e-6)

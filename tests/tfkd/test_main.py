@@ -304,7 +304,7 @@ def test_record_of_a_run(workspace):
     assert run["data"]["name"] == "cifar10"
     assert run["data"]["content"].startswith("generated set")
     assert (run["data"]["classes"], run["data"]["train_images"], run["data"]["test_images"]) == (10, 300, 100)
-    assert run["runtime"] == {"device": "cpu", "amp": "off", "compile": False, "world_size": 1}
+    assert run["runtime"] == {"device": "cpu", "amp": "off", "compile": False, "plain": False, "world_size": 1}
     assert run["command"][0] == "main.py"
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", run["commit"])
     assert run["versions"]["torch"] == torch.__version__

@@ -7,7 +7,7 @@ from common.data import Batch
 from common.models import create_model
 from common.training.schedules import step_decay
 from tests.golden import conformance, draw, golden_fill
-from tests.trajectories import watched_steps
+from tests.trajectories import WAYS, watched_steps
 from tfkd.main import GAMMA, MILESTONES, RATE_BATCH_SIZE, make_optimizer
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
@@ -51,8 +51,9 @@ def build(case: dict):
     return Distillation(student, golden_model(case["teacher"], case["classes"]), **options)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_trajectory(case, monkeypatch, tmp_path):
+def test_trajectory(case, way, monkeypatch, tmp_path):
     base_lr = case["hyper"]["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
     params = Params(case["student"], 1.0, "yes", "none", case["hyper"]["learning_rate"], case["batch"], 2, "cifar100")
     method = build(case)
@@ -64,6 +65,7 @@ def test_trajectory(case, monkeypatch, tmp_path):
         range(case["epochs"]),
         tmp_path,
         monkeypatch,
+        way,
     )
 
     alpha = case["hyper"].get("alpha", case["hyper"].get("reg_alpha"))
