@@ -4,7 +4,7 @@
 `python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD;
 `python -m benchmarks.step --paper mtkd_rl --student ShuffleV2` by MTKD-RL with the paper's four teachers;
 `python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile` and `--amp` are options of
-our side.
+our side. Beside both stands the rate that a matrix product reaches meanwhile; `--profile` says where our time goes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.arithmetic import flops_of, matrix_product, report_arithmetic
 from benchmarks.loader import training_images
+from benchmarks.operators import MarkedBatches, report_shares, shares
 from benchmarks.plain import PlainLoop, plain_loader
 from benchmarks.timing import interleave, report
 from common.command_line import ArgumentParser, entry_point, positive
@@ -29,7 +31,7 @@ from common.data import Augmentation, Batches, Normalization
 from common.models import create_model
 from common.training.engine import CheckpointFiles, Trainer
 from common.training.method import Method
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import AMP_DTYPES, Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
 
 LEARNING_RATE = 0.01
@@ -176,17 +178,22 @@ def main() -> None:
     parser.add_argument("--batch-size", type=positive, help="default: the paper's")
     parser.add_argument("--workers", type=positive, default=2, help="worker processes of the plain loader")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--steps", type=positive, default=4, help="steps a measurement")
+    parser.add_argument("--steps", type=positive, help="steps a measurement (default: 4, on a GPU 200)")
+    parser.add_argument("--profile", action="store_true", help="print which operators our time goes into, too")
     add_runtime_flags(parser)
     args = parser.parse_args()
     if args.teacher and args.paper not in ("edkd", "mlkd"):
         parser.error(
             "--teacher is for --paper edkd and mlkd: Tf-KD's setting is a baseline, MTKD-RL's has four teachers"
         )
+    if args.plain:
+        parser.error("the plain side is there already: --plain is not for this benchmark")
     with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch:
         images = training_images()
         setting = SETTINGS[args.paper](args, torch.from_numpy(images.targets), runtime)
         batch_size = args.batch_size or setting.batch_size
+        # a GPU's step is recorded anew each epoch, which is what a measurement is for our side
+        steps = args.steps or (200 if runtime.device.type == "cuda" else 4)
         normalization, augmentation = setting.preparation
         loader = plain_loader(images, normalization, augmentation, batch_size, args.workers, setting.plain_transform)
         plain = (setting.plain_loop or plain_loop_by_logits(setting))(loader, runtime.device)
@@ -197,7 +204,7 @@ def main() -> None:
             runtime.device,
             augmentation=augmentation,
             shuffle=True,
-            limit=args.steps,
+            limit=steps,
         )
         if setting.enlarge:
             batches = setting.enlarge(batches)
@@ -213,17 +220,25 @@ def main() -> None:
             settings={},
         )
         difference = max(loss_difference(plain, trainer, *batch[:3]) for batch in batches.epoch())
-        print(f"loss of {args.steps} batches at the same weights: largest relative difference {difference:.1e}")
+        print(f"loss of {steps} batches at the same weights: largest relative difference {difference:.1e}")
 
         epoch = iter(range(1, 10**9))
 
         def our_steps() -> int:
             trainer.train_epoch(next(epoch), show_progress=False)
-            return args.steps * batch_size
+            return steps * batch_size
 
         ours = f"ours (amp {args.amp}, compile {args.compile})"
-        sides = {"plain": lambda: plain.steps(args.steps) * batch_size, ours: our_steps}
-        report(f"step: {setting.title}, batch {batch_size}", interleave(sides, args.rounds))
+        sides = {"plain": lambda: plain.steps(steps) * batch_size, ours: our_steps}
+        precisions = {"plain": torch.float32, ours: AMP_DTYPES[args.amp] or torch.float32}
+        products = {dtype: matrix_product(runtime.device, dtype) for dtype in precisions.values()}
+        rates = interleave({**sides, **products}, args.rounds)
+        report(f"step: {setting.title}, batch {batch_size}", {side: rates[side] for side in sides})
+        # counted on the plain side, for both compute the same, ours partly out of the counter's sight
+        report_arithmetic(flops_of(lambda: plain.steps(1)), batch_size, precisions, rates)
+        if args.profile:
+            trainer.train = MarkedBatches(batches)
+            report_shares(ours, shares(our_steps, runtime.device))
 
 
 def plain_loop_by_logits(setting: Setting) -> Callable[[Iterator, torch.device], PlainLoop]:

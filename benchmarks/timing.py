@@ -16,31 +16,36 @@ def interleave(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, li
     """Run the sides in turn, one warm-up round first.
 
     Args:
-        sides: name -> a function that does a piece of work and returns how many images it took in.
+        sides: name -> a function that does a piece of work and returns how much it was: images, or operations.
         rounds: measurements of each side.
 
     Returns:
-        Images per second of each measurement.
+        Images, or operations, per second of each measurement.
     """
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for measured in range(-1, rounds):
         for name, work in sides.items():
             started = time.perf_counter()
-            images = work()
+            amount = work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if measured >= 0:
-                rates[name].append(images / (time.perf_counter() - started))
+                rates[name].append(amount / (time.perf_counter() - started))
     return rates
 
 
 def report(title: str, rates: dict[str, list[float]]) -> None:
     """Print the median, spread and ratio to the first side."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{title} | {cpu_name()}, {torch.get_num_threads()} threads, {gpu}, torch {torch.__version__}")
-    print(f"python {platform.python_version()}, {time.strftime('%Y-%m-%d')}, {len(next(iter(rates.values())))} rounds")
+    print(f"{title} | {hardware()}, {torch.get_num_threads()} threads, {len(next(iter(rates.values())))} rounds")
     medians = {name: statistics.median(values) for name, values in rates.items()}
     reference = next(iter(medians.values()))
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(f"  {name:28} {medians[name]:10.0f} images/s  ({spread})  ratio {medians[name] / reference:.2f}")
+        print(f"  {name:30} {medians[name]:10.0f} images/s  ({spread})  ratio {medians[name] / reference:.2f}")
+
+
+def hardware() -> str:
+    """What measured, with which versions, and when."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    versions = f"torch {torch.__version__}, python {platform.python_version()}"
+    return f"{cpu_name()}, {gpu}, {versions}, {time.strftime('%Y-%m-%d')}"
