@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import InterpolationMode
 
 from common.command_line import find_path, natural, positive
 from common.data import Batches, Dataset, ImageArrays, Normalization, load_dataset
@@ -148,7 +147,7 @@ def part_batches(
             runtime.device,
             train=train,
             size=args.image_size,
-            interpolation=InterpolationMode.BICUBIC,
+            interpolation="bicubic",
             jitter=JITTER,
             workers=args.workers,
             **where,

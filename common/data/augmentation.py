@@ -1,18 +1,19 @@
-"""Random crop, flip and rotation as one index per output pixel.
+"""Random crop, flip and rotation of many images at once, by moving whole pixels of four bytes.
 
-All three move pixels without mixing them, so their composition is a single lookup into the source image. The random
-numbers of a whole epoch are drawn at once, as a pure function of (seed, epoch).
+The random numbers of a whole epoch are drawn at once, as a pure function of (seed, epoch).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-FIXED_POINT = 1 << 16  # Pillow rotates with 16 fractional bits; so do we, to the same pixel
+FRACTION = 16  # fractional bits of coordinates; Pillow rotates with as many, so we meet the same pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,62 +61,71 @@ class Draws:
     flipped: np.ndarray
     degrees: np.ndarray | None
 
+    def take(self, positions: np.ndarray) -> Draws:
+        """The choices for the samples at `positions`, in that order."""
+        degrees = None if self.degrees is None else self.degrees[positions]
+        return Draws(self.top_left[positions], self.flipped[positions], degrees)
 
-class PixelIndex:
-    """Computes, for batches of samples, where in a flat store of padded images each output pixel comes from.
 
-    The store holds one black pixel at index 0 and then the padded images, row by row.
+class AugmentedPixels:
+    """Shows images as an augmentation's choices say, some samples at a time.
 
     Args:
-        sample: number of each sample's image in the store, [n].
+        padded: images with their padding, a pixel in four bytes, int32, [N, height + 2 padding, width + 2 padding].
+        sample: number of each sample's image, [n], on the images' device.
         draws: the augmentation's choices for the same samples.
-        height, width, padding: of the stored images, in pixels; `height` and `width` without padding.
-        device: where indices are computed.
+        height, width: of the images without padding.
     """
 
-    def __init__(
-        self, sample: np.ndarray, draws: Draws, height: int, width: int, padding: int, device: torch.device
-    ) -> None:
-        self.width = width
-        stride = width + 2 * padding
-        origin = 1 + sample * (height + 2 * padding) * stride + draws.top_left[:, 0] * stride + draws.top_left[:, 1]
-        self.stride = stride
-        dtype = torch.int32 if origin.size == 0 or origin.max() + height * stride < 2**31 else torch.int64
-        to_device = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype)  # noqa: E731
-        # a flipped row is read backwards from its last pixel
-        self.origin = to_device(np.where(draws.flipped, origin + width - 1, origin))[:, None, None]
-        self.x_step = to_device(np.where(draws.flipped, -1, 1))[:, None, None]
-        self.rows = torch.arange(height, device=device, dtype=dtype)
-        self.columns = torch.arange(width, device=device, dtype=dtype)
-        # largest fixed-point coordinate inside the image, for x and for y
-        self.limit = torch.tensor([width, height], device=device, dtype=dtype)[:, None, None, None] * FIXED_POINT - 1
-        self.rotation = None
+    def __init__(self, padded: Tensor, sample: Tensor, draws: Draws, height: int, width: int) -> None:
+        def to_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(padded.device)
+
+        self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: [N, top, left, height, width]
+        self.crop = (sample, *to_device(draws.top_left).T)
+        self.flipped = self.motion = None
         if draws.degrees is not None:
-            self.rotation = to_device(_inverse_rotation(draws.degrees, height, width))
+            self.motion = to_device(_inverse_motion(draws, height, width))
+        elif draws.flipped.any():
+            self.flipped = to_device(draws.flipped)[:, None, None]
 
-    def __call__(self, start: int, stop: int) -> Tensor:
-        """Store indices of samples [start, stop): [stop - start, height, width]."""
-        origin, x_step = self.origin[start:stop], self.x_step[start:stop]
-        if self.rotation is None:
-            return origin + self.rows[:, None] * self.stride + self.columns * x_step
-        per_column, per_row, constant = self.rotation[:, :, start:stop]  # each [2, batch]: for x and for y
-        source = (constant[..., None] + per_row[..., None] * self.rows)[..., :, None] + (
-            per_column[..., None] * self.columns
-        )[..., None, :]
-        # the sign bit of s | (limit - s) is set just where s is outside [0, limit]
-        outside_x, outside_y = source | (self.limit - source)
-        inside = ((outside_x | outside_y) >> (torch.iinfo(source.dtype).bits - 1)).bitwise_not_()
-        x, y = source >> 16
-        # all bits of `inside` are set, or none: then the index is 0, the black pixel
-        return (y.mul_(self.stride) + x.mul_(x_step)).add_(origin).bitwise_and_(inside)
+    def __getitem__(self, some: slice) -> Tensor:
+        """Some of the samples: int32, [m, height, width]."""
+        pixels = self.crops[tuple(choice[some] for choice in self.crop)]
+        if self.motion is not None:
+            return _moved(pixels, self.motion[:, :, some])
+        return pixels if self.flipped is None else torch.where(self.flipped[some], pixels.flip(2), pixels)
 
 
-def _inverse_rotation(degrees: np.ndarray, height: int, width: int) -> np.ndarray:
+def _moved(pixels: Tensor, motion: Tensor) -> Tensor:
+    """Take each output pixel from where it comes, black from outside the image.
+
+    Args:
+        pixels: int32, [n, height, width].
+        motion: fixed-point coefficients as of `_inverse_motion`, [3, 2, n].
+    """
+    count, height, width = pixels.shape
+    # so wide a black frame that no rotation reads beyond it: then nothing needs to be masked
+    frame = math.ceil((math.hypot(height, width) - min(height, width)) / 2)
+    framed = functional.pad(pixels, (frame, frame, frame, frame))
+    rows, columns, numbers = (
+        torch.arange(size, device=pixels.device, dtype=torch.int32) for size in (height, width, count)
+    )
+    per_column, per_row, constant = motion[..., None]  # each [2 (x, y), n, 1]
+    source = (constant + per_row * rows)[..., None] + (per_column * columns)[..., None, :]
+    x, y = source.bitwise_right_shift_(FRACTION)
+    stride = framed.shape[2]
+    first = numbers * framed[0].numel() + frame * stride + frame  # where each image begins within its frame
+    index = y.mul_(stride).add_(x).add_(first[:, None, None])
+    return framed.flatten().index_select(0, index.flatten()).view_as(pixels)
+
+
+def _inverse_motion(draws: Draws, height: int, width: int) -> np.ndarray:
     """Fixed-point coefficients that take an output pixel to its source: [3 (column, row, constant), 2 (x, y), n].
 
-    The arithmetic is that of Pillow's nearest-neighbour rotation about the image centre.
+    The arithmetic is that of Pillow's nearest-neighbour rotation about the image centre; a flip then mirrors x.
     """
-    angle = -np.radians(degrees)
+    angle = -np.radians(draws.degrees)
     cos, sin = np.cos(angle), np.sin(angle)
     center_x, center_y = width / 2, height / 2
     x = [cos, sin, center_x - cos * center_x - sin * center_y]
@@ -123,4 +133,8 @@ def _inverse_rotation(degrees: np.ndarray, height: int, width: int) -> np.ndarra
     for row in (x, y):
         row[2] = row[2] + 0.5 * (row[0] + row[1])  # pixel centres
     coefficients = np.stack([x, y], axis=1)
-    return np.floor(coefficients * FIXED_POINT + 0.5).astype(np.int64)
+    coefficients = np.floor(coefficients * (1 << FRACTION) + 0.5).astype(np.int32)
+    # floor(width - 1 - x) where x itself has been rounded down
+    mirrored = np.array([[0], [0], [(width << FRACTION) - 1]], np.int32) - coefficients[:, 0]
+    coefficients[:, 0] = np.where(draws.flipped, mirrored, coefficients[:, 0])
+    return coefficients

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augmentation import Augmentation, Normalization, PixelIndex
+from common.data.augmentation import Augmentation, AugmentedPixels, Normalization
 from common.data.datasets import ImageArrays
 from common.errors import UserError
+
+# Pixels that are prepared at once: on a CPU what its caches hold, elsewhere enough to make launches rare.
+BLOCK_ON_CPU, BLOCK = 1 << 18, 1 << 23
 
 
 class Batch(NamedTuple):
@@ -76,16 +79,17 @@ class Batches:
         self.rank, self.world_size = rank, world_size
         self.count, self.height, self.width, _ = images.pixels.shape
         self.targets = torch.from_numpy(images.targets).to(self.device)
-        self.store = _pixel_store(images.pixels, self.augmentation.padding).to(self.device)
-        scale = [1 / (255 * s) for s in normalization.std] + [0.0]
-        shift = [-m / s for m, s in zip(normalization.mean, normalization.std, strict=True)] + [0.0]
+        self.padded = _padded_pixels(images.pixels, self.augmentation.padding).to(self.device)
         # repeated over a row of pixels, so that the arithmetic runs along whole rows
-        self.scale = torch.tensor(scale, device=self.device).repeat(self.width)
+        self.scale = torch.tensor([1 / (255 * s) for s in normalization.std], device=self.device).repeat(self.width)
+        shift = [-m / s for m, s in zip(normalization.mean, normalization.std, strict=True)]
         self.shift = torch.tensor(shift, device=self.device).repeat(self.width)
         self._bounds = [(b, min(b + batch_size, self.count)) for b in range(0, self.count, batch_size)]
         if shuffle and self.count % batch_size in range(1, min(2 * world_size, batch_size)):
             self._bounds.pop()
         self._bounds = self._bounds[:limit]
+        block = BLOCK_ON_CPU if self.device.type == "cpu" else BLOCK
+        self._batches_a_block = max(1, block * world_size // (batch_size * self.height * self.width))
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -101,38 +105,47 @@ class Batches:
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(self.count) if self.shuffle else np.arange(self.count)
         draws = self.augmentation.draw(random, self.count)
-        pixel_index = PixelIndex(order, draws, self.height, self.width, self.augmentation.padding, self.device)
-        indices = torch.from_numpy(order).to(self.device)
+        shares = [np.linspace(*bound, self.world_size + 1).astype(int)[self.rank :][:2] for bound in self._bounds]
+        seen = np.concatenate([np.arange(*share) for share in shares]) if shares else np.arange(0)
+        indices = torch.from_numpy(order[seen]).to(self.device)
         targets = self.targets[indices]
-        for first, last in self._bounds:
-            share = np.linspace(first, last, self.world_size + 1).astype(int)
-            start, stop = int(share[self.rank]), int(share[self.rank + 1])
-            if start < stop:
-                images = self._normalized(pixel_index(start, stop))
-                yield Batch(images, targets[start:stop], indices[start:stop], last - first)
+        pixels = AugmentedPixels(self.padded, indices, draws.take(seen), self.height, self.width)
+        position = 0
+        for block in range(0, len(shares), self._batches_a_block):
+            here = slice(block, block + self._batches_a_block)
+            sizes = [int(stop - start) for start, stop in shares[here]]
+            some = slice(position, position + sum(sizes))
+            position = some.stop
+            parts = [whole.split(sizes) for whole in (self._normalized(pixels[some]), targets[some], indices[some])]
+            for *batch, (first, last) in zip(*parts, self._bounds[here], strict=True):
+                if len(batch[0]):
+                    yield Batch(*batch, last - first)
 
-    def _normalized(self, pixel_index: Tensor) -> Tensor:
-        """Look pixels up and normalise them: [N, H, W] indices -> [N, 3, H, W] in channels-last memory."""
-        pixels = self.store.index_select(0, pixel_index.flatten())
-        rows = pixels.view(torch.uint8).view(-1, self.width * 4).float()
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        """From four-byte pixels, [N, H, W], to normalised images, [N, 3, H, W] in channels-last memory."""
+        channels = pixels.view(torch.uint8).view(*pixels.shape, 4)
+        images = torch.empty(*pixels.shape, 3, device=self.device)
+        for channel in range(3):  # one at a time: PyTorch's copies are slow along a dimension as short as this
+            images[..., channel] = channels[..., channel]
+        rows = images.view(-1, self.width * 3)
         torch.addcmul(self.shift, rows, self.scale, out=rows)
-        images = rows.view(*pixel_index.shape, 4).permute(0, 3, 1, 2)[:, :3]
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.permute(0, 3, 1, 2)
 
 
-def _pixel_store(pixels: np.ndarray, padding: int) -> Tensor:
-    """Images as a flat row of four-byte pixels, one black pixel first: one lookup then moves all three channels.
+def _padded_pixels(pixels: np.ndarray, padding: int) -> Tensor:
+    """Images with black around them, a pixel in four bytes: what moves a pixel then moves all its channels.
 
     Args:
         pixels: uint8, [N, H, W, 3].
         padding: black pixels around each image.
 
     Returns:
-        int32, [1 + N * (H + 2 padding) * (W + 2 padding)].
+        int32, [N, H + 2 padding, W + 2 padding].
     """
     count, height, width, _ = pixels.shape
-    area = (height + 2 * padding) * (width + 2 * padding)
-    store = torch.zeros(1 + count * area, dtype=torch.int32)
-    padded = store[1:].view(torch.uint8).view(count, height + 2 * padding, width + 2 * padding, 4)
-    padded[:, padding : padding + height, padding : padding + width, :3] = torch.from_numpy(pixels)
-    return store
+    padded = torch.zeros(count, height + 2 * padding, width + 2 * padding, dtype=torch.int32)
+    channels = padded.view(torch.uint8).view(*padded.shape, 4)
+    inside = channels[:, padding : padding + height, padding : padding + width]
+    for channel in range(3):
+        inside[..., channel] = torch.from_numpy(pixels[..., channel])
+    return padded

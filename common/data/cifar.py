@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.cache import cached
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.download import fetch_archive
 from common.errors import UserError
@@ -69,25 +70,34 @@ def load(name: str, root: Path, *, download: bool = True) -> Dataset:
     folder = root / release.folder
     if not folder.is_dir():
         fetch_archive(release.url, release.md5, root, release.folder, name, download=download)
-    digests = {}
-    parts = {}
+    sources = [folder / file for file in (*release.train, *release.test, release.meta)]
+    arrays = cached(root, name, sources, lambda: _decode_release(folder, release))
+    train, test = (ImageArrays(arrays[f"{part}_pixels"], arrays[f"{part}_targets"]) for part in ("train", "test"))
+    digests = dict(zip((*release.train, *release.test), arrays["digests"].tolist(), strict=True))
+    return Dataset(name, train, test, tuple(arrays["classes"].tolist()), *_identity(folder, release, digests))
+
+
+def _decode_release(folder: Path, release: _Release) -> dict[str, np.ndarray]:
+    """Pixels and targets of both parts, names of the classes, MD5 of each batch file."""
+    digests, arrays = [], {}
     for part, files in (("train", release.train), ("test", release.test)):
         pixels, targets = [], []
         for file in files:
             content = _read_bytes(folder / file)
-            digests[file] = hashlib.md5(content).hexdigest()
+            digests.append(hashlib.md5(content).hexdigest())
             images, labels = _decode(folder / file, content, release.label_key)
             pixels.append(images)
             targets.append(labels)
-        parts[part] = ImageArrays(np.concatenate(pixels), np.concatenate(targets))
+        arrays |= {f"{part}_pixels": np.concatenate(pixels), f"{part}_targets": np.concatenate(targets)}
     meta = _unpickle(folder / release.meta, _read_bytes(folder / release.meta))
     if not isinstance(meta, dict) or not isinstance(meta.get(release.names_key), list):
         raise UserError(f"{folder / release.meta}: no list '{release.names_key}'; delete {folder} and fetch it again")
-    classes = tuple(meta[release.names_key])
-    for part in parts.values():
-        if len(part) and not (part.targets.min() >= 0 and part.targets.max() < len(classes)):
+    classes = meta[release.names_key]
+    for part in ("train", "test"):
+        targets = arrays[f"{part}_targets"]
+        if len(targets) and not (targets.min() >= 0 and targets.max() < len(classes)):
             raise UserError(f"{folder}: a label outside the {len(classes)} classes that {release.meta} names")
-    return Dataset(name, parts["train"], parts["test"], classes, *_identity(folder, release, digests))
+    return {**arrays, "classes": np.array(classes), "digests": np.array(digests)}
 
 
 def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from common.data.cache import cached
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.errors import UserError
 
@@ -33,16 +34,20 @@ def load(name: str, root: Path, image_size: int | None = None) -> Dataset:
     classes = _class_names(folder / "train")
     if extra := set(_class_names(test)) - set(classes):
         raise UserError(f"{test} has a class that {folder / 'train'} lacks: {sorted(extra)[0]}")
-    parts, files = [], []
+    parts = []
     for part in (folder / "train", test):
         members = [(f, i) for i, c in enumerate(classes) for f in _images(part / c)]
         if not members:
             raise UserError(f"{part}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
-        files += [f for f, _ in members]
-        parts.append(ImageArrays(decode([f for f, _ in members], image_size), np.array([i for _, i in members])))
-    if parts[0].pixels.shape[1:] != parts[1].pixels.shape[1:]:
+        parts.append(members)
+    decoded = decode_parts(root, name, *([f for f, _ in members] for members in parts), image_size)
+    if decoded[0].shape[1:] != decoded[1].shape[1:]:
         raise UserError(f"{folder}: training and test images differ in size; give --image-size")
-    return Dataset(name, *parts, tuple(classes), content_of(folder, "image folder"), fingerprint(folder, files))
+    train, test = (
+        ImageArrays(pixels, np.array([i for _, i in members])) for pixels, members in zip(decoded, parts, strict=True)
+    )
+    digest = fingerprint(folder, [f for members in parts for f, _ in members])
+    return Dataset(name, train, test, tuple(classes), content_of(folder, "image folder"), digest)
 
 
 def _class_names(part: Path) -> list[str]:
@@ -51,6 +56,26 @@ def _class_names(part: Path) -> list[str]:
 
 def _images(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+
+
+def decode_parts(
+    root: Path, name: str, train: list[Path], test: list[Path], size: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of both parts of a data set below `root`, from its cache where that is up to date.
+
+    Raises:
+        UserError: as of `decode`.
+    """
+    from PIL import __version__ as pillow
+
+    with_size = f"{name}-{size}" if size else name
+    arrays = cached(
+        root,
+        f"{with_size}-pillow-{pillow}",
+        [*train, *test],
+        lambda: {"train": decode(train, size), "test": decode(test, size)},
+    )
+    return arrays["train"], arrays["test"]
 
 
 def decode(files: list[Path], size: int | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import v2
 
 from common.data.augmentation import Normalization
 from common.data.batches import Batch
@@ -104,7 +103,7 @@ class LargeImageBatches:
         device: where the batches go.
         train: shuffle and augment.
         size: side of the images, in pixels.
-        interpolation: with which they are resized.
+        interpolation: with which they are resized, `bilinear` or `bicubic`.
         jitter: brightness, contrast and saturation of training images vary by factors from 1 - jitter to 1 + jitter.
         workers: processes that decode; 0 decodes in this one.
         seed: of order and augmentation.
@@ -121,7 +120,7 @@ class LargeImageBatches:
         *,
         train: bool = False,
         size: int = CROP,
-        interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR,
+        interpolation: str = "bilinear",
         jitter: float = 0.0,
         workers: int = 0,
         seed: int = 0,
@@ -186,14 +185,17 @@ class _Order(Sampler):
 
 
 def _transform(
-    normalization: Normalization, train: bool, size: int, interpolation: v2.InterpolationMode, jitter: float
-) -> v2.Compose:
+    normalization: Normalization, train: bool, size: int, interpolation: str, jitter: float
+) -> Callable[[Image.Image], Tensor]:
     """From a PIL image to a normalised tensor, [3, size, size]."""
+    from torchvision.transforms import v2  # as slow to import as all of PyTorch
+
+    mode = v2.InterpolationMode(interpolation)
     if train:
-        cut = [v2.RandomResizedCrop(size, interpolation=interpolation), v2.RandomHorizontalFlip()]
+        cut = [v2.RandomResizedCrop(size, interpolation=mode), v2.RandomHorizontalFlip()]
         cut += [v2.ColorJitter(jitter, jitter, jitter)] if jitter else []
     else:
-        cut = [v2.Resize(size * RESIZED // CROP, interpolation=interpolation), v2.CenterCrop(size)]
+        cut = [v2.Resize(size * RESIZED // CROP, interpolation=mode), v2.CenterCrop(size)]
     as_tensor = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
     return v2.Compose([*cut, *as_tensor, v2.Normalize(normalization.mean, normalization.std)])
 
@@ -201,7 +203,7 @@ def _transform(
 class _Decoded(TorchDataset):
     """Images by (position, epoch)."""
 
-    def __init__(self, images: ImageFiles, transform: v2.Compose, train: bool, seed: int) -> None:
+    def __init__(self, images: ImageFiles, transform: Callable[[Image.Image], Tensor], train: bool, seed: int) -> None:
         self.images, self.transform, self.train, self.seed = images, transform, train, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:

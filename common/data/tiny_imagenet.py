@@ -9,7 +9,7 @@ import numpy as np
 
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.download import fetch_archive
-from common.data.image_folder import decode, fingerprint
+from common.data.image_folder import decode_parts, fingerprint
 from common.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -46,6 +46,8 @@ def load(root: Path, *, download: bool = True) -> Dataset:
     content = content_of(
         folder, "published layout and counts" if published else "other content in the published layout"
     )
-    parts = [ImageArrays(decode([f for f, _ in part], None), np.array([t for _, t in part])) for part in (train, test)]
+    files = [[file for file, _ in part] for part in (train, test)]
+    pixels = decode_parts(root, "tiny_imagenet", *files)
+    parts = [ImageArrays(p, np.array([t for _, t in part])) for p, part in zip(pixels, (train, test), strict=True)]
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
-    return Dataset("tiny_imagenet", *parts, names, content, fingerprint(folder, [f for f, _ in train + test]))
+    return Dataset("tiny_imagenet", *parts, names, content, fingerprint(folder, [*files[0], *files[1]]))

@@ -8,8 +8,8 @@ import torch
 import torchvision.transforms.functional as vision
 from PIL import Image
 
-from common.data import Augmentation, Batches, ImageArrays, Normalization
-from common.data.augmentation import Draws, PixelIndex
+from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization
+from common.data.augmentation import Draws
 from common.errors import UserError
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -83,14 +83,34 @@ def test_images_are_channels_last():
         assert batch.targets.dtype == batch.indices.dtype == torch.int64
 
 
-def test_large_sets_are_indexed_with_64_bits():
-    """The same place in a set that has more pixels than 32 bits can count."""
-    draws = CROP_FLIP_ROTATE.draw(np.random.default_rng(0), 2)
-    area, far = 40 * 40, 2**21
-    near = PixelIndex(np.array([0, 1]), draws, 32, 32, 4, torch.device("cpu"))(0, 2)
-    indices = PixelIndex(np.array([far, far + 1]), draws, 32, 32, 4, torch.device("cpu"))(0, 2)
-    assert (near.dtype, indices.dtype) == (torch.int32, torch.int64)
-    assert torch.equal(torch.where(indices > 0, indices - far * area, 0), near.long())
+@pytest.mark.parametrize("augmentation", [CROP_FLIP_ROTATE, Augmentation(padding=4, flip=True), None], ids=str)
+def test_batches_are_the_same_however_many_are_made_at_once(augmentation, monkeypatch):
+    def epoch() -> list[Batch]:
+        return list(Batches(images(), 16, NORMALIZATION, augmentation=augmentation, shuffle=True, seed=2).epoch(1))
+
+    together = epoch()
+    monkeypatch.setattr("common.data.batches.BLOCK_ON_CPU", 1)
+    alone = epoch()
+    # one block of three, and three blocks
+    assert [len({part.images.untyped_storage().data_ptr() for part in parts}) for parts in (together, alone)] == [1, 3]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours[:3], theirs[:3], strict=True))
+
+
+@pytest.mark.parametrize("augmentation", [CROP_FLIP_ROTATE, Augmentation(padding=4, flip=True), None], ids=str)
+def test_nothing_is_read_back_from_the_device(augmentation):
+    """A device without memory, which cannot be read from, makes batches of the right kind all the same."""
+    batches = Batches(images(), 16, NORMALIZATION, "meta", augmentation=augmentation, shuffle=True)
+    assert [len(batch.images) for batch in batches.epoch()] == [16, 16, 8]
+    assert all(tensor.device.type == "meta" for batch in batches.epoch() for tensor in batch[:3])
+
+
+def test_batches_may_be_kept(monkeypatch):
+    monkeypatch.setattr("common.data.batches.BLOCK_ON_CPU", 2 * 16 * 32 * 32)
+    batches = Batches(images(), 16, NORMALIZATION, augmentation=CROP_FLIP_ROTATE, shuffle=True)
+    kept, copies = zip(*((batch, batch.images.clone()) for batch in batches.epoch()), strict=True)
+    assert len(kept) == 3
+    assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------- chances

@@ -305,7 +305,8 @@ def server(generated_data, tmp_path, monkeypatch):
 def test_absent_sets_are_downloaded(server, generated_data, tmp_path):
     data = load_dataset("cifar10", tmp_path / "new/data")
     assert data.fingerprint == load_dataset("cifar10", generated_data).fingerprint
-    assert sorted(f.name for f in (tmp_path / "new/data").iterdir()) == ["cifar-10-batches-py", server[0].name]
+    present = sorted(f.name for f in (tmp_path / "new/data").iterdir())
+    assert present == [".cache", "cifar-10-batches-py", server[0].name]
 
 
 def test_an_archive_placed_by_hand_is_unpacked(server, tmp_path):
