@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common.data import Batch, Batches
 from common.errors import TrainingError, UserError
 from common.training.checkpoints import load_checkpoint, save_checkpoint
-from common.training.evaluation import evaluate
+from common.training.evaluation import Evaluation
 from common.training.fast import recording_obstacle, speed_up, use_fused
 from common.training.method import FrozenTeacher, Method, Step
 from common.training.recording import CudaGraphs, Recorded
@@ -199,6 +199,12 @@ class Trainer:
                 self._record_updates(self._graphs)
             else:
                 self._not_recorded(obstacle)
+        self._evaluations = [
+            Evaluation(method.student, part, runtime, method.evaluation_loss, self._graphs)
+            if part is not None
+            else None
+            for part in (test, validation)
+        ]
 
     def _record_updates(self, graphs: CudaGraphs) -> None:
         """Replay updates from a recording; the learning rate then lies on the device."""
@@ -337,14 +343,8 @@ class Trainer:
         started = time.perf_counter()
         train = self.train_epoch(epoch, show_progress=run is not None)
         training_seconds = time.perf_counter() - started
-        student = self.method.student
-        self._average_running_statistics(student)
-        test, validation = (
-            evaluate(student, part, self.runtime, self.method.evaluation_loss, self._graphs)
-            if part is not None
-            else None
-            for part in (self.test, self.validation)
-        )
+        self._average_running_statistics(self.method.student)
+        test, validation = (evaluate() if evaluate else None for evaluate in self._evaluations)
         judged, part = (validation, "validation") if test is None else (test, "test")
         if not math.isfinite(judged["loss"]):
             raise TrainingError(

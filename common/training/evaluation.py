@@ -18,15 +18,8 @@ def cross_entropy(images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="sum")
 
 
-@torch.inference_mode()
-def evaluate(
-    network: nn.Module,
-    batches: Batches,
-    runtime: Runtime,
-    loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] = cross_entropy,
-    graphs: CudaGraphs | None = None,
-) -> dict[str, float]:
-    """Evaluate `network` in evaluation mode; its mode is restored.
+class Evaluation:
+    """Evaluates `network` over `batches`, as often as it is called.
 
     Args:
         network: gives logits, [N, K].
@@ -34,26 +27,46 @@ def evaluate(
         runtime: where.
         loss_of: (images, logits, targets) -> loss, summed over samples.
         graphs: records the work on a batch and replays it, where given.
-
-    Returns:
-        `accuracy` and `top5` in percent, `loss` the mean over samples.
     """
-    was_training = network.training
-    network.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
 
-    def add(images: Tensor, targets: Tensor) -> None:
-        if runtime.plain:
+    def __init__(
+        self,
+        network: nn.Module,
+        batches: Batches,
+        runtime: Runtime,
+        loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] = cross_entropy,
+        graphs: CudaGraphs | None = None,
+    ) -> None:
+        self.network, self.batches, self.runtime, self.loss_of = network, batches, runtime, loss_of
+        self._sums = torch.zeros(4, dtype=torch.float64, device=runtime.device)
+        self._take_in = Recorded(self._add, graphs, warm_up=1) if graphs else self._add
+
+    @torch.inference_mode()
+    def __call__(self) -> dict[str, float]:
+        """Evaluate in evaluation mode; the network's mode is restored.
+
+        Returns:
+            `accuracy` and `top5` in percent, `loss` the mean over samples.
+        """
+        was_training = self.network.training
+        self.network.eval()
+        self._sums.zero_()
+        for batch in self.batches.epoch():
+            self._take_in(batch.images, batch.targets)
+        self.network.train(was_training)
+        correct, among_five, loss, count = reduce_sum(self._sums, self.runtime).tolist()
+        return {"accuracy": 100 * correct / count, "top5": 100 * among_five / count, "loss": loss / count}
+
+    def _add(self, images: Tensor, targets: Tensor) -> None:
+        if self.runtime.plain:
             images = images.contiguous()
-        with runtime.autocast():
-            logits = network(images).float()
-            loss = loss_of(images, logits, targets)
+        with self.runtime.autocast():
+            logits = self.network(images).float()
+            loss = self.loss_of(images, logits, targets)
         ranked = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
-        sums.add_(torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, loss.new_full((), len(logits))]))
+        self._sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, loss.new_full((), len(logits))])
 
-    add_batch = Recorded(add, graphs, warm_up=1) if graphs else add
-    for batch in batches.epoch():
-        add_batch(batch.images, batch.targets)
-    network.train(was_training)
-    correct, among_five, loss, count = reduce_sum(sums, runtime).tolist()
-    return {"accuracy": 100 * correct / count, "top5": 100 * among_five / count, "loss": loss / count}
+
+def evaluate(network: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, float]:
+    """`Evaluation`, once and by cross-entropy."""
+    return Evaluation(network, batches, runtime)()

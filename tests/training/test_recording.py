@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models import create_model
-from common.training.evaluation import evaluate
+from common.training.evaluation import Evaluation
 from common.training.fast import recording_obstacle, use_fused
 from common.training.method import Step
 from common.training.recording import Recorded
@@ -151,6 +151,10 @@ def test_evaluation_replayed_is_evaluation():
             for batch in batches(count=20).epoch():
                 yield batch._replace(images=batch.images.repeat(1, 1, 16, 16))
 
-    want = evaluate(network, Enlarged, CPU)
-    assert evaluate(network, Enlarged, CPU, graphs=graphs) == pytest.approx(want)
-    assert (graphs.recordings, graphs.replays) == (1, 2)  # one batch before, and the odd one after
+    evaluation = Evaluation(network, Enlarged, CPU, graphs=graphs)
+    for _ in range(2):  # recorded once: later weights are seen where they lie
+        assert evaluation() == pytest.approx(Evaluation(network, Enlarged, CPU)())
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    assert (graphs.recordings, graphs.replays) == (1, 2 + 3)  # one batch before the recording, and the odd one twice
