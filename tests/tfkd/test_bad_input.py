@@ -81,6 +81,7 @@ class RunsCode:
         (["--device", "meta"], "--device meta is not supported; use cpu or cuda"),
         (["--device", "cuda:64"], "--device cuda:64: "),
         (["--amp", "fp16"], "--amp fp16 needs a GPU"),
+        (["--plain", "--compile"], "--plain leaves out .* give it without --compile"),
         (["--amp", "fp8"], "argument --amp: invalid choice: 'fp8'"),
         (["--restore_file", "best"], r"no checkpoint .*base_cnn_low_rate/best\.pth\.tar"),
         (["--double_training"], r"no trained teacher cnn: neither .* nor .*base_cnn/best\.pth\.tar exists; train one"),

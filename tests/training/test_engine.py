@@ -259,6 +259,32 @@ def test_compiled_training_has_the_same_losses(workspace):
         assert ours["test/loss"] == pytest.approx(theirs["test/loss"], rel=1e-4)
 
 
+def test_the_plain_way_has_the_same_losses(workspace):
+    directory = workspace.experiment(CNN, num_epochs=2)
+    assert workspace.run(CNN).code == 0
+    fast = metrics(directory)
+    ended = workspace.run(CNN, "--plain")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert record(directory)["runtime"]["plain"] is True
+    for ours, theirs in zip(metrics(directory), fast, strict=True):
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+        assert ours["test/loss"] == pytest.approx(theirs["test/loss"], rel=1e-4)
+
+
+def test_the_plain_way_leaves_everything_out(tmp_path):
+    def built(**options) -> Trainer:
+        method = Taught(create_model("resnet8", 3), create_model("resnet8", 3))
+        return trainer(tmp_path, method, runtime=Runtime(torch.device("cpu"), **options))
+
+    plain, fast = built(plain=True), built()
+    for training, folded in ((plain, False), (fast, True)):
+        assert any(isinstance(m, nn.BatchNorm2d) for m in training.method.teacher.modules()) is not folded
+        weight = training.method.student.layer3[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is folded
+        norms = {type(m) for m in training.method.student.modules() if isinstance(m, nn.BatchNorm2d)}
+        assert (norms == {nn.BatchNorm2d}) is not folded
+
+
 def killed_in_the_second_epoch() -> None:
     from tests.processes import kill_self
 
