@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common.data import Batch, Batches
 from common.errors import TrainingError, UserError
 from common.training.checkpoints import load_checkpoint, save_checkpoint
+from common.training.epoch_sums import EpochSums
 from common.training.evaluation import Evaluation
 from common.training.fast import recording_obstacle, speed_up, use_fused
 from common.training.method import FrozenTeacher, Method, Step
@@ -188,7 +189,7 @@ class Trainer:
                 self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
 
         self._epoch = 0  # that is being trained
-        self._sums = _EpochSums(runtime)
+        self._sums = EpochSums(runtime)
         self._recorded: Recorded | None = None
         self._graphs: CudaGraphs | None = None
         self.remarks: list[str] = []  # on how this run computes, for its log
@@ -385,7 +386,7 @@ class Trainer:
     def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
         self.method.train()
-        self._epoch, self._sums = epoch, _EpochSums(self.runtime)
+        self._epoch, self._sums = epoch, EpochSums(self.runtime)
         if self._recorded:
             self._recorded.forget()  # the epoch's number is part of it, and where its sums lie
         iterations = len(self.train)
@@ -489,46 +490,3 @@ def _names_of_others(module: nn.Module, parameters: list[nn.Parameter]) -> list[
     """Names in `module` of the parameters that are not among `parameters`."""
     ours = {id(parameter) for parameter in parameters}
     return [name for name, parameter in module.named_parameters() if id(parameter) not in ours]
-
-
-class _EpochSums:
-    """Sums over an epoch, kept on the device: losses, correct answers, and the first step that was not finite."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.names: list[str] = []
-
-    def add(self, step: Step, targets: Tensor) -> None:
-        """Take in one step; everything stays where it is in memory."""
-        losses = torch.stack(list(step.losses.values())).double()
-        if not self.names:
-            self.names = list(step.losses)
-            self.losses = torch.zeros_like(losses)
-            self.steps = torch.zeros_like(losses)
-            self.first_bad = torch.full_like(losses, math.inf)
-            self.counts = torch.zeros(2, dtype=torch.int64, device=losses.device)  # correct, seen
-        self.losses += losses * len(targets)
-        self.first_bad.copy_(torch.where(losses.isfinite(), self.first_bad, self.first_bad.minimum(self.steps)))
-        correct = (step.logits.argmax(1) == targets).sum()
-        self.counts += torch.stack([correct, torch.full_like(correct, len(targets))])
-        self.steps += 1
-
-    def check(self, epoch: int) -> None:
-        """Raises:
-        TrainingError: a loss was not finite, in whichever process.
-        """
-        if self.runtime.distributed:
-            dist.all_reduce(self.first_bad, dist.ReduceOp.MIN)
-        first_bad = self.first_bad.tolist()
-        if min(first_bad) < math.inf:
-            step, name = min(zip(first_bad, self.names, strict=True))
-            raise TrainingError(
-                f"loss '{name}' is not finite at step {int(step) + 1} of epoch {epoch + 1}: training stops; the "
-                "checkpoints hold the last good epoch (a lower learning rate may help)"
-            )
-
-    def means(self) -> dict[str, float]:
-        """Mean over all samples of all processes of each loss and of their sum, and the accuracy in percent."""
-        correct, seen, *totals = reduce_sum(torch.cat([self.counts.double(), self.losses]), self.runtime).tolist()
-        parts = {name: total / seen for name, total in zip(self.names, totals, strict=True)}
-        return {"loss": sum(parts.values()), **parts, "accuracy": 100 * correct / seen}

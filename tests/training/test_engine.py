@@ -154,7 +154,8 @@ def test_best_is_the_latest_of_equals():
 def test_best_checkpoint_is_the_latest_of_equals(tmp_path, monkeypatch):
     accuracies = iter([30.0, 50.0, 50.0, 40.0])
     monkeypatch.setattr(
-        "common.training.engine.evaluate", lambda *_: {"accuracy": next(accuracies), "top5": 100.0, "loss": 1.0}
+        "common.training.engine.Evaluation.__call__",
+        lambda self: {"accuracy": next(accuracies), "top5": 100.0, "loss": 1.0},
     )
     told = []
     trainer(tmp_path, epochs=4).fit(run_directory(tmp_path), lambda test, is_best: told.append(is_best))

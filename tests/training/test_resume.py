@@ -106,7 +106,7 @@ def in_the_first_epoch() -> None:
 
 
 def in_evaluation() -> None:
-    before_call("common.training.engine.evaluate", 2, kill_self)
+    before_call("common.training.engine.Evaluation.__call__", 2, kill_self)
 
 
 def before_renaming(name: str) -> None:
