@@ -10,8 +10,6 @@ from mlkd.losses import mlkd_loss, teach_loss
 from mlkd.mixing import Mixing
 from mlkd.student import MultiResNetV2
 
-MIXING_IS_DRAWN = "mixing is drawn on the host"
-
 
 class MultiLevel(Method):
     """Multi-level distillation: the teacher sees the mixed images too, and teaches every exit.
@@ -22,8 +20,6 @@ class MultiLevel(Method):
         mixing: of images and labels.
         alpha, temperature: of the loss.
     """
-
-    not_recordable = MIXING_IS_DRAWN
 
     def __init__(
         self, student: MultiResNetV2, teacher: nn.Module, mixing: Mixing, alpha: float, temperature: float
@@ -44,8 +40,6 @@ class MultiLevel(Method):
 
 class FineTuning(Method):
     """Cross-entropy with smoothed labels of mixed images: how a teacher is made."""
-
-    not_recordable = MIXING_IS_DRAWN
 
     def __init__(self, network: nn.Module, mixing: Mixing) -> None:
         super().__init__()

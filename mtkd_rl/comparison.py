@@ -68,6 +68,8 @@ class MultiTeacher(Method):
         options: the loss.
     """
 
+    recordable = True
+
     def __init__(
         self, student: Network, teachers: dict[str, Network], image_size: int, options: Options = PUBLISHED
     ) -> None:

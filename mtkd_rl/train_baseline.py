@@ -56,6 +56,8 @@ NAMED = {
 class Baseline(Method):
     """Plain training by cross-entropy."""
 
+    recordable = True
+
     def __init__(self, student: Network) -> None:
         super().__init__()
         self.student = student

@@ -12,6 +12,8 @@ from tfkd.losses import Form, kd_loss, label_smoothing_loss, regularization_loss
 class Baseline(Method):
     """Cross-entropy with the labels."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
@@ -23,6 +25,8 @@ class Baseline(Method):
 
 class LabelSmoothing(Method):
     """Cross-entropy with smoothed labels."""
+
+    recordable = True
 
     def __init__(self, student: nn.Module, form: Form = "code", scale: float = 1.0) -> None:
         super().__init__()
@@ -36,6 +40,8 @@ class LabelSmoothing(Method):
 
 class Regularization(Method):
     """Tf-KD_reg: taught by the manually designed teacher."""
+
+    recordable = True
 
     def __init__(
         self, student: nn.Module, alpha: float, temperature: float, multiplier: float, form: Form = "code"
@@ -51,6 +57,8 @@ class Regularization(Method):
 
 class Distillation(Method):
     """Taught by a network: KD, Re-KD, De-KD and (with `multiplier`) Tf-KD_self differ in the teacher alone."""
+
+    recordable = True
 
     def __init__(
         self,

@@ -55,4 +55,4 @@ def recording_obstacle(
         return "loss scaling asks the device whether to step"
     if accumulation_steps > 1:
         return "gradients of several batches are summed"
-    return method.not_recordable
+    return None if method.recordable else "the method does not say that it is recordable"

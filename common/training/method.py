@@ -35,12 +35,13 @@ class Method(nn.Module):
 
     Attributes:
         student: the network that is trained.
-        not_recordable: why `forward` and `backward` cannot be recorded as a CUDA graph, which repeats what they do on
-            the device and nothing that they do on the host; None where they can.
+        recordable: True says that within an epoch `forward` and `backward` do the same to every batch, on the device
+            alone, so that on a GPU they may be recorded once and replayed: what Python does in them, such as counting
+            steps or drawing numbers on the host, is not repeated then.
     """
 
     student: nn.Module
-    not_recordable: str | None = None
+    recordable = False
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         """Losses of one batch.

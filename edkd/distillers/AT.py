@@ -30,6 +30,8 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
 class AT(Distiller):
     """Cross-entropy and `at_loss` on all stages but the stem."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.p = cfg.AT.P

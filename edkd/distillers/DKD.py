@@ -69,6 +69,7 @@ class DKD(Distiller):
     """Cross-entropy and `dkd_loss`, which is warmed up."""
 
     teacher_features = False
+    recordable = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -60,6 +60,7 @@ class EDKD(Distiller):
     """Cross-entropy and `edkd_loss`, which is warmed up."""
 
     teacher_features = False
+    recordable = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

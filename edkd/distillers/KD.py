@@ -25,6 +25,7 @@ class KD(Distiller):
     """Cross-entropy and `kd_loss`, weighted."""
 
     teacher_features = False
+    recordable = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

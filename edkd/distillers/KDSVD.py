@@ -71,8 +71,6 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
 class KDSVD(Distiller):
     """Cross-entropy and `kdsvd_loss` on all stages but the stem."""
 
-    not_recordable = "a singular value decomposition waits for the device"
-
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.k = cfg.KDSVD.K

@@ -38,6 +38,8 @@ def nst_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
 class NST(Distiller):
     """Cross-entropy and `nst_loss` on all stages but the stem."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.NST.LOSS.CE_WEIGHT

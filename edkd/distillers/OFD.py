@@ -66,6 +66,8 @@ class OFD(Distiller):
     `OFD.TEACHER_IN_TRAIN_MODE False` evaluates it.
     """
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.OFD.LOSS.CE_WEIGHT

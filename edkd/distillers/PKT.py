@@ -32,6 +32,8 @@ def pkt_loss(f_s: Tensor, f_t: Tensor) -> Tensor:
 class PKT(Distiller):
     """Cross-entropy and `pkt_loss` on the pooled features."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.PKT.LOSS.CE_WEIGHT

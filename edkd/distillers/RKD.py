@@ -53,6 +53,8 @@ def rkd_loss(
 class RKD(Distiller):
     """Cross-entropy and `rkd_loss` on the pooled features."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.options = {

@@ -79,6 +79,8 @@ class ABF(nn.Module):
 class ReviewKD(Distiller):
     """Cross-entropy and `hcl_loss`, which is warmed up; the pooled features are the deepest stage."""
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         section = cfg.REVIEWKD

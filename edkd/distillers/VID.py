@@ -53,6 +53,8 @@ class VID(Distiller):
     The published code keeps its log-scales where no optimiser finds them; `VID.LEARN_SCALES` trains them.
     """
 
+    recordable = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.VID.LOSS.CE_WEIGHT

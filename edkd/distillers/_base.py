@@ -66,11 +66,11 @@ class Distiller(nn.Module):
 
     Attributes:
         teacher_features: False says that only the teacher's logits are read, which makes the teacher faster.
-        not_recordable: why `forward_train` cannot be recorded as a CUDA graph (`common.training.method.Method`).
+        recordable: True says that `forward_train` may be recorded on a GPU (`common.training.method.Method`).
     """
 
     teacher_features = True
-    not_recordable: str | None = None
+    recordable = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
@@ -107,6 +107,8 @@ class Distiller(nn.Module):
 
 class Vanilla(nn.Module):
     """Cross-entropy with the labels, without a teacher: how teachers and baselines are trained."""
+
+    recordable = True
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

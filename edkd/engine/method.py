@@ -33,7 +33,7 @@ class Distillation(Method):
             )
         for parameter in distiller.parameters():
             parameter.requires_grad_(id(parameter) in learnable)
-        self.not_recordable = getattr(distiller, "not_recordable", self.not_recordable)
+        self.recordable = getattr(distiller, "recordable", False)
 
     @property
     def student(self) -> Network:

@@ -102,12 +102,12 @@ def test_the_reason_of_a_fall_back_is_told_once_in_one_line():
         ({"runtime": Runtime(torch.device("cpu"), amp="fp16")}, "loss scaling"),
         ({"accumulation_steps": 2}, "several batches"),
         ({"optimizer": torch.optim.RMSprop}, "RMSprop takes the learning rate from the host"),
-        ({"not_recordable": "because"}, "because"),
+        ({"recordable": False}, "does not say"),
     ],
 )
 def test_obstacles(options, reason):
     method = Linear()
-    method.not_recordable = options.get("not_recordable")
+    method.recordable = options.get("recordable", True)
     optimizer = options.get("optimizer", torch.optim.SGD)(method.parameters(), lr=0.1)
     found = recording_obstacle(method, optimizer, options.get("runtime", CPU), options.get("accumulation_steps", 1))
     assert (found is None) if reason is None else (reason in found)
