@@ -50,6 +50,7 @@ def test_a_folded_teacher_shows_what_the_network_does(name):
     with torch.no_grad():
         expected = show(plain, images)
     teacher = FeatureTeacher(plain).train()
+    teacher.fold()
     shown = teacher(images)
     assert not any(module.training for module in teacher.modules())
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.modules()) < sum(
