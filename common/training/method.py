@@ -106,7 +106,7 @@ class FrozenTeacher(nn.Module):
     def fold(self) -> None:
         """Fold the network's batch norm into its convolutions, where it may be."""
         if self.foldable:
-            self.network = fold_batch_norm(self.network).requires_grad_(False)
+            self.network = fold_batch_norm(self.network).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FrozenTeacher:
         """Stays in evaluation mode, also when the method that owns it goes into training mode."""
