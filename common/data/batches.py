@@ -76,7 +76,6 @@ class Batches:
         self.augmentation = augmentation or Augmentation()
         self.shuffle = shuffle
         self.seed = seed
-        self.rank, self.world_size = rank, world_size
         self.count, self.height, self.width, _ = images.pixels.shape
         self.targets = torch.from_numpy(images.targets).to(self.device)
         self.padded = _padded_pixels(images.pixels, self.augmentation.padding).to(self.device)
@@ -88,6 +87,8 @@ class Batches:
         if shuffle and self.count % batch_size in range(1, min(2 * world_size, batch_size)):
             self._bounds.pop()
         self._bounds = self._bounds[:limit]
+        # from where to where in the epoch's order this process's share of each batch reaches
+        self._shares = [np.linspace(*bound, world_size + 1).astype(int)[rank:][:2] for bound in self._bounds]
         block = BLOCK_ON_CPU if self.device.type == "cpu" else BLOCK
         self._batches_a_block = max(1, block * world_size // (batch_size * self.height * self.width))
 
@@ -105,15 +106,14 @@ class Batches:
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(self.count) if self.shuffle else np.arange(self.count)
         draws = self.augmentation.draw(random, self.count)
-        shares = [np.linspace(*bound, self.world_size + 1).astype(int)[self.rank :][:2] for bound in self._bounds]
-        seen = np.concatenate([np.arange(*share) for share in shares]) if shares else np.arange(0)
+        seen = np.concatenate([np.arange(*share) for share in self._shares]) if self._shares else np.arange(0)
         indices = torch.from_numpy(order[seen]).to(self.device)
         targets = self.targets[indices]
         pixels = AugmentedPixels(self.padded, indices, draws.take(seen), self.height, self.width)
         position = 0
-        for block in range(0, len(shares), self._batches_a_block):
+        for block in range(0, len(self._shares), self._batches_a_block):
             here = slice(block, block + self._batches_a_block)
-            sizes = [int(stop - start) for start, stop in shares[here]]
+            sizes = [int(stop - start) for start, stop in self._shares[here]]
             some = slice(position, position + sum(sizes))
             position = some.stop
             parts = [whole.split(sizes) for whole in (self._normalized(pixels[some]), targets[some], indices[some])]

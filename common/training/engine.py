@@ -159,8 +159,6 @@ class Trainer:
             speed_up(method, runtime)
         self.method = method.to(runtime.device)
         self.optimizer = make_optimizer(self.method.trainable_parameters())
-        if runtime.device.type == "cuda" and not runtime.plain:
-            use_fused(self.optimizer)
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, settings
@@ -194,6 +192,7 @@ class Trainer:
         self._graphs: CudaGraphs | None = None
         self.remarks: list[str] = []  # on how this run computes, for its log
         if runtime.device.type == "cuda" and not runtime.plain:
+            use_fused(self.optimizer)
             self._graphs = CudaGraphs(runtime.device)
             obstacle = recording_obstacle(self.method, self.optimizer, runtime, accumulation_steps)
             if obstacle is None:
