@@ -19,7 +19,7 @@ TABLES = load_tables()
 TFKD = [run for run in RUNS if run.paper == "tfkd" and run.trains]
 CELLS = [(table, cell) for table in TABLES for cell in table.published_cells]
 TFKD_CELLS = [(table, cell) for table, cell in CELLS if table.paper == "tfkd"]
-BUDGETS = ("paper", "small", "trial", "quick")
+BUDGETS = ("paper", "tenth", "small", "trial", "quick")
 
 
 def ids(run: PlannedRun) -> str:
@@ -214,7 +214,7 @@ def test_later_patterns_of_a_budget_win():
 
 
 def test_an_unknown_budget_names_the_known_ones():
-    with pytest.raises(UserError, match="no budget 'huge': give one of paper, small, trial, quick"):
+    with pytest.raises(UserError, match="no budget 'huge': give one of paper, tenth, small, trial, quick"):
         load_budget("huge")
 
 
