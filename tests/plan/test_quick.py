@@ -18,8 +18,9 @@ pytestmark = pytest.mark.slow
 BUDGET = load_budget("quick")
 RUNS = select(load_plan(), load_tables(), left_out=list(BUDGET.leaves_out))
 
-# Networks that have hardly trained have hardly any batch-norm statistics, and each layer may enlarge what the one before
-# gave; rounding, which differs between processors, then decides whether a loss is finite. Losses here are below 2,000.
+# Networks that have hardly trained have hardly any batch-norm statistics, and each layer may enlarge what the one
+# before gave; rounding, which differs between processors, then decides whether a loss is finite. Losses here are below
+# 2,000.
 LARGEST_LOSS = 1e5
 
 
