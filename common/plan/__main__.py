@@ -46,7 +46,8 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m common.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--budget", default="paper", metavar="NAME", help="paper (as published, the default), tenth, small, trial, quick")
+    budgets = "paper (as published, the default), tenth, small, trial or quick"
+    add("--budget", default="paper", metavar="NAME", help=budgets)
     add("--quick", action="store_const", const="quick", dest="budget", help="the same as --budget quick")
     add("--papers", type=_list, default=[], metavar="P,...", help="only these papers")
     add("--tables", type=_list, default=[], metavar="T,...", help="only these tables (patterns), such as tfkd/re-kd")
