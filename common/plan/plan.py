@@ -7,6 +7,8 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     flags       script -> flags that each of its commands gets besides (optional)
     networks    patterns of the files that hold trained networks (optional)
     parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
+    reads       part of a command -> keys of its `params.json` that are read then, for docs/cells.md (optional)
+    configuration  flag that names a YAML file below the paper's directory, likewise (optional)
     places      experiment -> where commands that need it look for it, a path in the workspace or several (optional)
     released    experiment -> file with a published network that takes its place, on the published data, where the
                 paper's directory or the repository has it (optional)
