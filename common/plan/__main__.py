@@ -93,7 +93,8 @@ def list_cells(tables: Sequence[Table], tasks: Sequence[Task]) -> None:
         print(f"  {table.id} | {cell.row} | {cell.column}: {cell.experiment}")
     for table, cell in cells:
         if cell.missing:
-            print(f"no run: {table.id} | {cell.row} | {cell.column}: {cell.missing}")
+            why = f" ({cell.note})" if cell.note else ""
+            print(f"no run: {table.id} | {cell.row} | {cell.column}: {cell.missing}{why}")
 
 
 def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:

@@ -275,6 +275,30 @@ def test_controls_and_misprints(tmp_path):
         assert words in text
 
 
+def test_notes_of_cells_protocols_and_what_seeds_do_not_tell_apart(tmp_path):
+    experiments = write_tables(
+        tmp_path / "e",
+        [["A", {"value": 70.0}], ["B", {"value": 70.5, "protocol": "last", "protocol_source": "others say so"}]],
+        cells={"p/t": {"A": [{"experiment": "a", "note": "its parameters are inferred"}], "B": ["b"]}},
+        compares="rows",
+        protocol="best",
+    )
+    for seed, shift in enumerate((-1.0, 1.0)):
+        write_run(tmp_path / "runs" / f"a{seed}", "a", 71.0 + shift, 70.0, seed, paper="p")
+        write_run(tmp_path / "runs" / f"b{seed}", "b", 71.2 + shift, 75.0, seed, paper="p")
+    text = render_page(report(tmp_path / "runs", experiments=experiments), tmp_path)
+    rows = [row[:7] for row in Page(text).rows if row[0] in ("A", "B")]
+    assert rows == [
+        ["A", "70.00 §", "71.00 ± 1.41", "70.00 ± 0.00", "+1.00 ≈", "–", "2"],
+        ["B", "70.50", "71.20 ± 1.41", "75.00 ± 0.00", "–", "+4.50", "2"],
+    ]
+    assert '<td class="number" data-label="best − published">+1.00 ≈' in text, "no colour for what may be chance"
+    assert '<td class="number up" data-label="last − published">+4.50' in text
+    for words in ("§ A</b>: its parameters are inferred.", "B: of the last epoch (others say so)"):
+        assert words in text
+    assert "<dt>≈ not told apart</dt><dd>accuracy, best: A and B</dd>" in text
+
+
 def test_hostile_names_are_text(tmp_path):
     hostile = "<script>alert(1)</script>\"'&amp; javascript:x"
     experiments = write_tables(
