@@ -89,7 +89,7 @@ class Record:
     Attributes:
         paper, experiment: what the tables know it by.
         settings: everything that made the run, but the seed.
-        teacher: its name and where it comes from ("resnet56: trained here"); None where the record does not say.
+        teacher: its name and where it comes from ("resnet56: trained here for 240 epochs"); None where the record does not say.
         best, last, selected: test accuracy in percent at the best epoch, at the last, and at the one that a validation
             part chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
@@ -221,14 +221,14 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
 def _teacher(content: dict[str, Any], settings: dict[str, Any]) -> str | None:
     """Name and origin of the teacher.
 
-    One that was trained here is another one for each seed, and takes part in what a seed changes: in the settings its
-    origin takes the place of its digest, by which no two seeds would ever be averaged.
+    One that was trained here is another one for each seed, and takes part in what a seed changes: in the settings how
+    long it was trained takes the place of its digest, by which no two seeds would ever be averaged.
     """
     origin = (content.get("teacher") or {}).get("origin")
     if origin is None:
         return None
     if origin.startswith(TRAINED_HERE):
-        origin = settings["teacher"] = TRAINED_HERE
+        origin = settings["teacher"] = origin.partition(",")[0]  # without its accuracy
     return f"{settings.get('DISTILLER.TEACHER', 'teacher')}: {origin}"
 
 

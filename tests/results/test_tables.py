@@ -249,7 +249,10 @@ def test_teachers_are_named_with_their_origin_and_one_for_each_seed_is_no_other_
         write(seed, f"digest {seed}", f"trained here for 240 epochs, test accuracy 7{seed}.00", "2026-01-01")
     text = rendered(tmp_path / "runs", experiments=experiments)
     assert row(text, "r")[2] == "70.50 ± 0.71"
-    assert "teachers: net: trained here." in text
+    assert "teachers: net: trained here for 240 epochs." in text
+    write(3, "digest 3", "trained here for 8 epochs, test accuracy 25.00", "2026-01-01T12")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "73.00", "never averaged with students of a teacher of another schedule"
     write(2, "digest 2", "released with mdistiller", "2026-01-02")
     text = rendered(tmp_path / "runs", experiments=experiments)
     assert row(text, "r")[2] == "72.00", "never averaged with students of another teacher"
