@@ -89,7 +89,7 @@ class Record:
     Attributes:
         paper, experiment: what the tables know it by.
         settings: everything that made the run, but the seed.
-        teacher: its name and where it comes from ("resnet56: trained here for 240 epochs"); None where the record does not say.
+        teacher: name and origin ("resnet56: trained here for 240 epochs"); None where the record does not say.
         best, last, selected: test accuracy in percent at the best epoch, at the last, and at the one that a validation
             part chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
