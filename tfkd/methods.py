@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.training.method import FrozenTeacher, Method, Step
-from tfkd.losses import Form, kd_loss, label_smoothing_loss, regularization_loss
+from tfkd.losses import Form, Parts, kd_loss, label_smoothing_loss, regularization_loss
 
 
 class Baseline(Method):
@@ -34,8 +34,14 @@ class LabelSmoothing(Method):
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         logits = self.student(images)
+        return Step(logits, self.losses(logits, targets))
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Parts:
         parts = label_smoothing_loss(logits, targets, form=self.form)
-        return Step(logits, {name: self.scale * part for name, part in parts.items()})
+        return {name: self.scale * part for name, part in parts.items()}
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        return len(targets) * sum(self.losses(logits, targets).values())  # the method's own, as published
 
 
 class Regularization(Method):
@@ -53,6 +59,10 @@ class Regularization(Method):
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         logits = self.student(images)
         return Step(logits, regularization_loss(logits, targets, **self.options))
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        parts = regularization_loss(logits, targets, **self.options)
+        return len(targets) * sum(parts.values())  # the method's own, as published
 
 
 class Distillation(Method):

@@ -9,12 +9,13 @@ import numpy as np
 
 from common.errors import UserError
 
+GENERATED = "generated set"  # begins the description of one
 MARKER = "generated.json"  # lies beside the files of a generated set
 
 
 def content_of(folder: Path, otherwise: str) -> str:
     """What the files of a data set are, in words: the generated set where it says so itself."""
-    return "generated set (common.data.synthetic), not the real data" if (folder / MARKER).is_file() else otherwise
+    return f"{GENERATED} (common.data.synthetic), not the real data" if (folder / MARKER).is_file() else otherwise
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from common.command_line import REPOSITORY, find_path
+from common.data import Dataset
+from common.data.datasets import GENERATED
 from common.errors import UserError
 from common.models import Network
 from common.training.checkpoints import apply_weights, load_checkpoint, model_weights
@@ -58,35 +60,37 @@ def training_command(name: str, dataset: str) -> str:
     return f"python tools/train.py --cfg configs/{dataset}/vanilla.yaml DISTILLER.STUDENT {name}"
 
 
-def teacher_file(cfg: Node) -> TeacherFile:
-    """The checkpoint of the configured teacher.
+def teacher_file(cfg: Node, data: Dataset) -> TeacherFile:
+    """The checkpoint of the configured teacher; a released one is none for a generated set, of which it knows nothing.
 
     Raises:
         UserError: there is none.
     """
     given = cfg.DISTILLER.TEACHER_CKPT
     if not given:
-        return find_teacher(cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX))
+        released = not data.content.startswith(GENERATED)
+        return find_teacher(cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX), released=released)
     path = find_path(given, PAPER)
     if not path.is_file():
         raise UserError(f"DISTILLER.TEACHER_CKPT: no file {given} here, in {PAPER}/ or in the repository")
     return TeacherFile(path, "given")
 
 
-def find_teacher(name: str, dataset: str, outputs: Path) -> TeacherFile:
+def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = True) -> TeacherFile:
     """The checkpoint of a teacher.
 
     Args:
         name: published name.
         dataset: `DATASET.TYPE`.
         outputs: where runs are written; searched for finished `NONE` runs of that network, besides `edkd/output`.
+        released: whether to take the published file, where it is.
 
     Raises:
         UserError: there is none; says where it was looked for, where to get it and how to train it.
     """
     published = PUBLISHED[dataset].format(name=name)
-    if (path := find_path(published, PAPER)).is_file():
-        return TeacherFile(path, "published place")
+    if released and (path := find_path(published, PAPER)).is_file():
+        return TeacherFile(path, "released with mdistiller")
     if found := _own_run(name, dataset, {outputs.resolve(), REPOSITORY / PAPER / "output"}):
         return found
     if dataset == "cifar100" and name not in NOT_IN_MTKD_RL:
@@ -102,9 +106,11 @@ def find_teacher(name: str, dataset: str, outputs: Path) -> TeacherFile:
             f"`python -c \"import torchvision; torchvision.models.{name.lower()}(weights='IMAGENET1K_V1')\"`, "
             "or give DISTILLER.TEACHER_CKPT FILE"
         )
+    use = "" if released else ", for the real data alone"
     raise UserError(
-        f"no trained teacher {name}: there is no {published} (published at {RELEASE}) and no finished run of it below "
-        f"{outputs}; train one with `{training_command(name, dataset)}` in edkd/, or give DISTILLER.TEACHER_CKPT FILE"
+        f"no trained teacher {name}: there is no {published} (published at {RELEASE}{use}) and no finished run "
+        f"of it below {outputs}; train one with `{training_command(name, dataset)}` in edkd/, "
+        "or give DISTILLER.TEACHER_CKPT FILE"
     )
 
 

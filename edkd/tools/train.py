@@ -59,7 +59,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     if cfg.DISTILLER.TYPE != "NONE":
         name = cfg.DISTILLER.TEACHER
         teacher = build_network(name, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.TEACHER")
-        found = teacher_file(cfg)
+        found = teacher_file(cfg, data)
         load_network(teacher, found.path, name, cfg.DATASET.TYPE)
         remarks = [f"teacher {name} from {found.path} ({found.origin})"]
         remarks += data.remarks_on("this teacher", found.trained_on)
