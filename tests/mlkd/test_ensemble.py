@@ -14,6 +14,7 @@ from mlkd.data import NORMALIZATION
 from mlkd.ensemble import Ensemble, read_ensemble
 from mlkd.teachers import Input, find_checkpoint
 from tests.golden import conformance, draw
+from tests.mlkd.checks import CONFIG
 
 FIGURES = conformance("losses/mlkd_ensemble.json")
 
@@ -118,16 +119,6 @@ def test_the_published_fit_begins_as_a_linear_layer_does():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-README = {
-    "models": [
-        *("deit_small_distilled_patch16_224", "convnextv2_nano", "gmlp_s16_224", "hrnet_w18"),
-        "swinv2_cr_tiny_ns_224",
-    ],
-    "names": ["oxford_deit", "e_convnext", "e_gmlp", "e_hrnet", "e_swin"],
-    "weights": [0.9736, 1.0213, 0.9505, 0.9710, 0.9423],
-}
-
-
 def write(directory: Path, models: list[str], names: list[str], **more) -> Path:
     path = directory / "config.json"
     path.write_text(json.dumps({"models": models, "names": names, **more}))
@@ -136,7 +127,7 @@ def write(directory: Path, models: list[str], names: list[str], **more) -> Path:
 
 NAMES, PATHS = ["resnet18.a1_in1k", "resnetv2_50x1_bit"], ["models/a.pth", "models/b.pth"]
 READINGS = {
-    "as published": (README["models"], README["names"], "models"),
+    "as published": (CONFIG["models"], CONFIG["names"], "models"),
     "checkpoints as paths": (NAMES, PATHS, "models"),
     "the other way round": (PATHS, NAMES, "names"),
     "the other way round, by name": (["a", "b"], NAMES, "names"),
@@ -194,10 +185,10 @@ def test_absent_members_are_named_together_with_commands_that_make_them(tmp_path
     (tmp_path / "models/e_gmlp.pth").touch()
     given = Input(224, 10, NORMALIZATION, ("-d", "cifar-10"))
     with pytest.raises(UserError) as error:
-        read_ensemble(write(tmp_path, **README)).load(given)
+        read_ensemble(write(tmp_path, **CONFIG)).load(given)
     message = str(error.value)
     commands = re.findall(r"`python3 train_teacher.py --model (\S+) -d cifar-10 -n (\S+)`", message)
-    wanted = list(zip(README["models"], README["names"], strict=True))
+    wanted = list(zip(CONFIG["models"], CONFIG["names"], strict=True))
     assert commands == wanted[:2] + wanted[3:]
     assert (
         "no checkpoints models/oxford_deit.pth, models/e_convnext.pth, models/e_hrnet.pth, models/e_swin.pth" in message
