@@ -78,6 +78,10 @@ def describe(batches: list[tuple[Tensor, Tensor]], weights: Tensor, form: str) -
     return f"cross-entropy {F.cross_entropy(logits, targets).item():.4f}, accuracy {accuracy:.2f}"
 
 
+def rounded(weights: Tensor) -> list[float]:
+    return [round(weight, 4) for weight in weights.tolist()]
+
+
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     file = read_ensemble(find_path(args.ensemble, PAPER))
     print(file.reading)
@@ -89,15 +93,17 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     print(f"{parts['validation'].samples} validation images of {data.name} ({data.content})")
     print(f"before: {describe(held_out, before, args.form)}")
     if args.fit_on == "train":
-        print(f"fitting on {parts['train'].samples} augmented training images, {args.epochs} times")
         batches, begin = MemberLogits(members, parts["train"], runtime), first_weights(len(members), args.seed)
+        fitted_on = f"{parts['train'].samples} augmented training images"
     else:
-        batches, begin = held_out, before
+        batches, begin, fitted_on = held_out, before, "the validation images"
     steps = max(1, ACCUMULATED // args.batch_size)
+    updates = args.epochs * -(-len(batches) // steps)
+    print(f"fitting on {fitted_on}, {updates} updates from {rounded(begin)}")
     begin = begin.to(runtime.device)
     after, _ = calibrate(batches, begin, epochs=args.epochs, accumulation_steps=steps, form=args.form)
     print(f"after:  {describe(held_out, after, args.form)}")
-    weights = [round(weight, 4) for weight in after.tolist()]
+    weights = rounded(after)
     file.with_weights(weights)
     print(f"weights of the {args.form}: {weights}, written to {file.path}")
 

@@ -142,7 +142,7 @@ def test_calibration_as_published(run_script, where, ensemble, monkeypatch):
     assert weights == pytest.approx((first_weights(2, 5)).tolist(), abs=0.0035)
     assert weights != pytest.approx((first_weights(2, 5)).tolist(), abs=0.0005)
     assert "config.json: timm's names are those in 'names'" in ended.stdout
-    assert "fitting on 12 augmented training images, 3 times" in ended.stdout
+    assert "fitting on 12 augmented training images, 3 updates from [" in ended.stdout
     assert [len(images) for images in seen] == [6] + [1] + [6] * 6  # seven validation images, then three epochs
     assert not torch.equal(seen[2], seen[4])
     assert not torch.equal(seen[4], seen[6])
