@@ -57,6 +57,7 @@ class Dataset:
         classes: class names; their number is the number of classes.
         content: what the files hold, in words: the published archive, the generated set, or other content.
         fingerprint: a digest of the files' content.
+        validation: a third part, where the data set has one.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Dataset:
     classes: tuple[str, ...]
     content: str
     fingerprint: str
+    validation: ImageArrays | None = None
 
     @property
     def num_classes(self) -> int:
@@ -79,6 +81,7 @@ class Dataset:
             "classes": self.num_classes,
             "train_images": len(self.train),
             "test_images": len(self.test),
+            **({} if self.validation is None else {"validation_images": len(self.validation)}),
         }
 
     def remarks_on(self, teacher: str, trained_on: str | None) -> list[str]:
