@@ -259,9 +259,13 @@ _CONFIGURATIONS = {
 
 
 def metrics(page: Page, sources: Sources) -> str:
-    """The names that the table of the README explains."""
-    names = ", ".join(f"`{name}`" for name in sources.metrics)
-    return f"With every other run here it logs {names}\n([explained here](README.md#metrics-of-every-run))."
+    """The names that the table of the README explains; a page of its own on validation has no test set by epoch."""
+    validates = "`validation/" in page.text.partition("<!-- generated: metrics -->")[0]
+    names = [f"`{name}`" for name in sources.metrics if not (validates and name.startswith("test/"))]
+    optional = [name.replace("test/", "validation/") for name in names if name.startswith("`test/")]
+    also = f",\nwith `--val-fraction` also {', '.join(optional)}" if optional else ""
+    explained = "([explained here](README.md#metrics-of-every-run))"
+    return f"With every other run here it logs {', '.join(names)}{also}\n{explained}."
 
 
 def methods(sources: Sources) -> str:
