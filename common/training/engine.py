@@ -413,10 +413,10 @@ class Trainer:
 
     def _train_step(self, batch: Batch, epoch: int, iteration: int, iterations: int) -> Step:
         if self._recorded:
-            step = self._recorded(batch.images, batch.targets, batch.indices)
+            step = self._recorded(*batch.inputs)
         else:
             step = self._update(
-                *batch[:3],
+                *batch.inputs,
                 # processes average their gradients; with shares of unequal size each counts by its samples
                 share=len(batch.targets) * self.runtime.world_size / batch.global_size,
                 begins=iteration % self.accumulation_steps == 0,
@@ -430,7 +430,7 @@ class Trainer:
         images: Tensor,
         targets: Tensor,
         indices: Tensor,
-        *,
+        *strong_images: Tensor,
         share: float = 1.0,
         begins: bool = True,
         ends: bool = True,
@@ -438,15 +438,15 @@ class Trainer:
         """Losses and gradients of a batch, and what the optimiser makes of them; all of it on the device.
 
         Args:
-            images, targets, indices: of a `Batch`.
+            images, targets, indices, strong_images: the `inputs` of a `Batch`.
             share: by which the losses are scaled.
             begins: forget the gradients of the batches before.
             ends: let the optimiser have its turn.
         """
         if self.runtime.plain:
-            images = images.contiguous()
+            images, *strong_images = (view.contiguous() for view in (images, *strong_images))
         with self.runtime.autocast():
-            step: Step = self._forward(images, targets, indices, self._epoch)
+            step: Step = self._forward(images, targets, indices, self._epoch, *strong_images)
         if begins:
             self.optimizer.zero_grad(set_to_none=True)
         weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}

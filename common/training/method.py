@@ -29,6 +29,8 @@ class Step(NamedTuple):
 class Method(nn.Module):
     """A way of training `student`: `method(images, targets, indices, epoch)` gives a `Step`.
 
+    Where the training batches have strong views as well (`common.data.Batch`), `forward` gets them as a fifth argument.
+
     Every parameter of the method that wants a gradient is trained, unless `trainable_parameters` says otherwise; only
     the student is evaluated and saved as the result. What the method learns by itself and is no parameter or buffer
     goes into checkpoints through `get_extra_state` and `set_extra_state` of `nn.Module`.
