@@ -23,7 +23,7 @@ from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.epoch_sums import EpochSums
 from common.training.evaluation import Evaluation
 from common.training.fast import recording_obstacle, speed_up, use_fused
-from common.training.method import FrozenTeacher, Method, Step
+from common.training.method import Method, Step
 from common.training.recording import CudaGraphs, Recorded
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
@@ -200,7 +200,7 @@ class Trainer:
             else:
                 self._not_recorded(obstacle)
         self._evaluations = [
-            Evaluation(method.student, part, runtime, method.evaluation_loss, self._graphs)
+            Evaluation(method.evaluated, part, runtime, method.evaluation_loss, self._graphs)
             if part is not None
             else None
             for part in (test, validation)
@@ -260,7 +260,8 @@ class Trainer:
 
     def _save(self, finished: int, is_best: bool) -> None:
         """Write the checkpoints of `finished` epochs."""
-        frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
+        left_out = {id(module) for module in self.method.frozen_modules()}
+        frozen = tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
         content = {
             **self.files.constants,
             "epoch": finished,

@@ -34,11 +34,11 @@ def get_feat_shapes(
     image = torch.randn(1, 3, *input_size, device=like.device, dtype=like.dtype)
     shapes = []
     for view in (student, teacher):
-        was_training = view.network.training
-        view.network.train(in_train_mode)
+        was_training = view.training
+        view.train(in_train_mode)
         with torch.no_grad():
             shapes.append([feat.shape for feat in view(image)[1]["feats"]])
-        view.network.train(was_training)
+        view.train(was_training)
     return shapes[0], shapes[1]
 
 
