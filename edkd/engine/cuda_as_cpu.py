@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from common.training.runtime import Runtime
+
+CUDA_SWITCH = "--cuda-as-cpu"
+
+
+def add_cuda_switch(parser: argparse._ActionsContainer) -> None:
+    """The flag of `cuda_calls`."""
+    text = "on a CPU: let `.cuda()` and the device 'cuda' in a distiller mean the CPU"
+    parser.add_argument(CUDA_SWITCH, action="store_true", help=text)
+
+
+def cuda_calls(args: argparse.Namespace, runtime: Runtime) -> contextlib.AbstractContextManager:
+    """What `--cuda-as-cpu` asks for; nothing on a GPU."""
+    return CudaAsCpu() if args.cuda_as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext()
 
 
 class CudaAsCpu(TorchFunctionMode):

@@ -13,6 +13,7 @@ from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.models import Network
 from edkd.distillers import OURS
+from edkd.engine.cuda_as_cpu import CUDA_SWITCH
 from edkd.engine.node import UndeclaredKeyError
 
 # what PyTorch says where widths, heights or numbers of stages differ
@@ -20,7 +21,6 @@ SHAPES = re.compile(
     r"size|shape|channel|dimension|broadcast|mat1|out of (range|bounds)|no regression from", re.IGNORECASE
 )
 NO_GPU = re.compile(r"CUDA|NVIDIA|cuda")
-CUDA_SWITCH = "--cuda-as-cpu"
 LONGEST = 400  # characters of a message
 
 

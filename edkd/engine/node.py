@@ -202,6 +202,8 @@ def coerce(value: Any, default: Any, name: str) -> Any:
     kind = type(default)
     if isinstance(value, str) and kind is not str:
         value = _read_text(value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise _wrong_type(value, default, name)
     if value is None or (default is None and isinstance(value, PLAIN)):
         return value
     if kind is str and isinstance(value, str | int | float | datetime.date) and not isinstance(value, bool):

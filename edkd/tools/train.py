@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from torch import Tensor
@@ -22,9 +21,9 @@ from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
 from edkd.engine.cfg import WITHOUT_EFFECT
 from edkd.engine.config import experiment_name, load_config, output_directory, settings_of
-from edkd.engine.cuda_as_cpu import CudaAsCpu
+from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.experiment import PAPER, build_network, load_data, make_batches
-from edkd.engine.explain import CUDA_SWITCH, DistillerError
+from edkd.engine.explain import DistillerError
 from edkd.engine.method import Distillation, make_method
 from edkd.engine.node import Node
 from edkd.engine.solver import make_optimizer
@@ -39,9 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, for example SOLVER.LR 0.01")
     ours = parser.add_argument_group("added here")
     ours.add_argument("--epochs", type=int, metavar="N", help="train N epochs; stages and warm-up shrink in proportion")
-    ours.add_argument(
-        CUDA_SWITCH, action="store_true", help="on a CPU: let `.cuda()` and device='cuda' in a distiller mean the CPU"
-    )
+    add_cuda_switch(ours)
     add_data_flags(parser)
     add_runtime_flags(parser)
     args = parser.parse_intermixed_args()
@@ -161,7 +158,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:
-        with CudaAsCpu() if args.cuda_as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext():
+        with cuda_calls(args, runtime):
             accuracies = train(args, runtime)
         if runtime.is_main:
             print(accuracies)
