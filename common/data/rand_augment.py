@@ -8,6 +8,7 @@ device.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ MOVES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 KINDS = (*TABLES, *MOVES, "Color", "Sharpness", "Cutout")
 GRAY = (125, 123, 114)  # that Cutout fills with: pytorch-randaugment's, the mean of ImageNet
 MIDDLE = 128  # from where on SolarizeAdd inverts
+CHANNEL_BYTES = (0, 1, 2) if sys.byteorder == "little" else (3, 2, 1)  # of a pixel in four bytes, from the lowest
 
 
 class Operation(NamedTuple):
@@ -199,7 +201,7 @@ class _Round:
             here = slice(self.starts[block] + begin, self.starts[block] + end)
             everyone = len(kinds) == 1 and end - begin == len(pixels)  # who are in order, then
             members = self.members[here]
-            changed = function(self, pixels if everyone else pixels[members], here, bounds)
+            changed = function(self, pixels if everyone else pixels.index_select(0, members), here, bounds)
             pixels = changed if everyone else pixels.index_copy_(0, members, changed)
         return pixels
 
@@ -288,43 +290,45 @@ def _squares(magnitudes: np.ndarray, centers: np.ndarray, height: int, width: in
 
 
 def _channels(pixels: Tensor) -> Tensor:
-    """int32, [n, H, W] -> uint8, [n, 3, H, W]."""
-    interleaved = pixels.view(torch.uint8).view(*pixels.shape, 4)
-    channels = interleaved.new_empty(len(pixels), 3, *pixels.shape[1:])
-    for channel in range(3):  # one at a time: PyTorch's copies are slow along a dimension as short as this
-        channels[:, channel] = interleaved[..., channel]
-    return channels
+    """int32, [n, H, W] -> int32 from 0 to 255, [n, 3, H, W]."""
+    channels = [pixels.bitwise_right_shift(8 * byte).bitwise_and_(255) for byte in CHANNEL_BYTES]
+    return torch.stack(channels, dim=1)
 
 
 def _packed(channels: Tensor) -> Tensor:
     """uint8, [n, 3, H, W] -> int32, [n, H, W]."""
-    pixels = channels.new_zeros(len(channels), *channels.shape[2:], 4)
-    for channel in range(3):
-        pixels[..., channel] = channels[:, channel]
-    return pixels.view(torch.int32)[..., 0]
+    red, green, blue = (
+        c.to(torch.int32) << 8 * byte for c, byte in zip(channels.unbind(1), CHANNEL_BYTES, strict=True)
+    )
+    return red.bitwise_or_(green).bitwise_or_(blue)
 
 
 def _gray(channels: Tensor) -> Tensor:
-    """Pillow's conversion to gray: uint8, [n, 3, H, W] -> int32, [n, H, W]."""
-    red, green, blue = channels.to(torch.int32).unbind(1)
+    """Pillow's conversion to gray: int32, [n, 3, H, W] -> int32, [n, H, W]."""
+    red, green, blue = channels.unbind(1)
     return (red * 19595 + green * 38470 + blue * 7471 + (1 << 15)) >> 16
 
 
 def _smooth(channels: Tensor) -> Tensor:
-    """Pillow's SMOOTH filter, of weights 1 and, in the middle, 5; pixels at the border stay: [n, 3, H, W], int16."""
-    smooth = channels.to(torch.int16)
+    """Pillow's SMOOTH filter, of weights 1 and, in the middle, 5; pixels at the border stay: [n, 3, H, W], float."""
+    smooth = channels.float()
     if min(channels.shape[2:]) < 3:
         return smooth
     rows = smooth[:, :, :-2] + smooth[:, :, 1:-1] + smooth[:, :, 2:]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * smooth[:, :, 1:-1, 1:-1]
-    smooth[:, :, 1:-1, 1:-1] = torch.div(2 * total + 13, 26, rounding_mode="floor")
+    # never within 1/26 of where it is rounded the other way
+    smooth[:, :, 1:-1, 1:-1] = (total / 13 + 0.5).floor_()
     return smooth
 
 
 def _blend(other: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """other + weight (image - other), cut off at 0 and 255 and rounded down: Pillow's `Image.blend`, uint8."""
-    difference = image.to(torch.int16) - other
-    return (other + weight * difference).clamp_(0, 255).to(torch.uint8)  # two operations: one would round only once
+    """other + weight (image - other), cut off at 0 and 255 and rounded down: Pillow's `Image.blend`, uint8.
+
+    Args:
+        other, image: values from 0 to 255 of any type.
+        weight: float32.
+    """
+    return ((image.to(weight.dtype) - other) * weight).add_(other).clamp_(0, 255).to(torch.uint8)
 
 
 def _looked_up(pixels: Tensor, tables: Tensor) -> Tensor:
@@ -335,8 +339,12 @@ def _looked_up(pixels: Tensor, tables: Tensor) -> Tensor:
         tables: uint8, [n, 3, 256].
     """
     tables = functional.pad(tables, (0, 0, 0, 1))  # of the fourth byte, which is 0
-    begins = torch.arange(0, tables.numel(), 256, device=pixels.device, dtype=torch.int32).view(-1, 1, 4)
-    index = pixels.view(torch.uint8).view(len(pixels), -1, 4) + begins
+    index = pixels.view(torch.uint8).view(len(pixels), -1).to(torch.int32)
+    images, channels = (
+        torch.arange(0, size, step, device=pixels.device, dtype=torch.int32)
+        for size, step in ((tables.numel(), 4 * 256), (4 * 256, 256))
+    )
+    index.add_(channels.repeat(index.shape[1] // 4)).add_(images[:, None])
     return tables.flatten().index_select(0, index.flatten()).view(torch.int32).view_as(pixels)
 
 
@@ -397,7 +405,7 @@ def _contrast(pixels: Tensor, values: Tensor) -> Tensor:
     gray = _gray(_channels(pixels)).flatten(1)
     pixel_count = gray.shape[1]
     mean = torch.div(2 * gray.sum(1) + pixel_count, 2 * pixel_count, rounding_mode="floor")
-    return _blend(mean.to(torch.int16)[:, None, None], _inputs(pixels), values)
+    return _blend(mean[:, None, None], _inputs(pixels), values)
 
 
 def _brightness(pixels: Tensor, values: Tensor) -> Tensor:

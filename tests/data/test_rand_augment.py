@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization, RandAugment
 from common.data.rand_augment import KINDS, RANDAUGMENT, Operation, RandAugmentDraws
+from common.errors import UserError
 
 AS_IT_IS = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CROP_FLIP = Augmentation(padding=4, flip=True)
@@ -153,3 +154,113 @@ def test_tables_of_pillow_for_every_range_of_values():
     pixels = np.linspace(low, high, 16 * 16).round().astype(np.uint8).T.reshape(-1, 16, 16, 1).repeat(3, axis=3)
     data = ImageArrays(pixels, np.zeros(len(pixels), int))
     check(data, RandAugment((Operation("AutoContrast"), Operation("Equalize")), count=1, cutout=0))
+
+
+# ------------------------------------------------------------------------------------------------------------- chances
+
+
+def test_draws_have_the_stated_distribution():
+    """Operations, magnitudes and squares, each within five standard deviations, rounds independent of each other."""
+    count = 40_000
+    draws = RandAugment().draw(np.random.default_rng(1), count)
+    assert draws.kinds.shape == (3, count)
+    assert (draws.kinds[2] == KINDS.index("Cutout")).all()
+    for kinds, magnitudes in zip(draws.kinds[:2], draws.magnitudes[:2], strict=True):
+        for operation in RANDAUGMENT:
+            chosen = kinds == KINDS.index(operation.name)
+            assert abs(chosen.sum() - count / 16) < 5 * np.sqrt(count / 16)
+            where = (magnitudes[chosen] - operation.low) / ((operation.high - operation.low) or 1)
+            assert (where.min(), where.max()) == pytest.approx((0, 1 if operation.high else 0), abs=0.01)
+    both = np.bincount(draws.kinds[0] * 16 + draws.kinds[1], minlength=256)
+    assert np.abs(both - count / 256).max() < 5 * np.sqrt(count / 256)
+    assert draws.magnitudes[2].max() == pytest.approx(0.5, abs=0.001)
+    numbers = np.stack([draws.magnitudes[2], *draws.centers.reshape(6, count)])
+    assert np.abs(np.corrcoef(numbers) - np.eye(7)).max() < 5 / np.sqrt(count)
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+
+def loader(count: int = 200, **options) -> Batches:
+    options = {"augmentation": CROP_FLIP, "strong": RandAugment(), "shuffle": True, "seed": 4, **options}
+    return Batches(images(count), options.pop("batch_size", 16), AS_IT_IS, **options)
+
+
+def test_order_and_weak_views_are_those_of_a_loader_without_pairs():
+    for pair, single in zip(loader().epoch(3), loader(strong=None).epoch(3), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(pair[:3], single[:3], strict=True))
+        assert single.strong_images is None
+        assert len(single.inputs) == 3
+        assert pair.strong_images.shape == pair.images.shape
+        assert pair.strong_images.is_contiguous(memory_format=torch.channels_last)
+        assert pair.inputs == (pair.images, pair.targets, pair.indices, pair.strong_images)
+
+
+def test_crops_and_flips_of_both_views_are_drawn_apart():
+    """With no operation at all a strong view is as weak as the other one, and the same crop by chance only."""
+    (batch,) = loader(100, batch_size=100, strong=RandAugment(count=0, cutout=0.0)).epoch()
+    noise = batch.indices % 5 == 0
+    same = (batch.images == batch.strong_images).flatten(1).all(1)[noise]
+    assert same.float().mean() < 0.2
+
+
+def test_strong_views_depend_on_seed_and_epoch_alone():
+    first, again = loader(), loader()
+    for _ in first.epoch(0):
+        pass
+    torch.manual_seed(1)
+    np.random.seed(1)
+    for ours, theirs in zip(first.epoch(1), again.epoch(1), strict=True):
+        assert torch.equal(ours.strong_images, theirs.strong_images)
+    other_epoch, other_seed = next(first.epoch(2)), next(loader(seed=5).epoch(1))
+    assert not torch.equal(other_epoch.strong_images, next(first.epoch(1)).strong_images)
+    assert not torch.equal(other_seed.strong_images, next(first.epoch(1)).strong_images)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_each_pair(world_size, monkeypatch):
+    """Also where they prepare other numbers of batches at once."""
+    whole = list(loader().epoch(1))
+    monkeypatch.setattr("common.data.batches.BLOCK_ON_CPU", 2 * 16 * 32 * 32)
+    shares = [list(loader(rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for view in ("images", "strong_images", "indices"):
+            assert torch.equal(torch.cat([getattr(part, view) for part in parts]), getattr(batch, view))
+
+
+def test_limit_cuts_an_epoch_of_pairs():
+    limited, whole = list(loader(limit=2).epoch(1)), list(loader().epoch(1))
+    assert len(limited) == 2
+    assert all(torch.equal(a.strong_images, b.strong_images) for a, b in zip(limited, whole, strict=False))
+
+
+def test_nothing_is_read_back_from_the_device():
+    """A device without memory, which cannot be read from, makes pairs of the right kind all the same."""
+    batches = loader(device="meta")
+    assert [len(batch.strong_images) for batch in batches.epoch()] == [*[16] * 12, 8]
+    assert all(batch.strong_images.device.type == "meta" for batch in batches.epoch())
+
+
+def test_pairs_may_be_kept():
+    kept, copies = zip(*((batch, batch.strong_images.clone()) for batch in loader().epoch()), strict=True)
+    assert all(torch.equal(batch.strong_images, copy) for batch, copy in zip(kept, copies, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_pairs():
+    for ours, theirs in zip(loader(2000).epoch(1), loader(2000, device="cuda").epoch(1), strict=True):
+        assert torch.equal(ours.strong_images, theirs.strong_images.cpu())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"operations": (Operation("Blur"),)}, "RandAugment knows no operation 'Blur'"),
+        ({"count": -1}, "RandAugment cannot take -1 of 16 operations"),
+        ({"operations": ()}, "RandAugment cannot take 2 of 0 operations"),
+        ({"cutout": 1.5}, "must be from 0 to 1 of an image's, not 1.5"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(UserError, match=message):
+        RandAugment(**options)
