@@ -271,8 +271,9 @@ def _is_list(value: Any) -> bool:
 
 
 def _wrong_type(value: Any, default: Any, name: str) -> UserError:
+    where, colon, key = name.rpartition(": ")
     shown, kind = _SHORT.repr(value), type(default).__name__
-    return UserError(f"'{name}' is {shown}, not of type {kind} (its default is {_SHORT.repr(default)})")
+    return UserError(f"{where}{colon}'{key}' is {shown}, not of type {kind} (its default is {_SHORT.repr(default)})")
 
 
 _SHORT = reprlib.Repr()
