@@ -10,7 +10,7 @@ import yaml
 
 from common.command_line import REPOSITORY, find_path
 from common.errors import UserError
-from common.results.reported import EXPERIMENTS, plan_files, read_data
+from common.results.reported import EXPERIMENTS, read_data
 from edkd.engine.experiment import PAPER
 from edkd.engine.explain import shorter
 from edkd.engine.node import read_file
@@ -59,7 +59,7 @@ def enter(source: str, pair: str, own_file: Path | None) -> list[str]:
         if path.exists():
             raise UserError(f"{path} is there already: remove it, or give the class another name")
     networks = [content["DISTILLER"][role] for role in ("TEACHER", "STUDENT")]
-    planned = _plan_entry(experiment, name, pair, *networks)
+    planned = _plan_entry(experiment, name, *networks)
     command = f"python tools/train.py --cfg configs/{experiment}.yaml"
     cfg.parent.mkdir(parents=True, exist_ok=True)
     cfg.write_text(f"# {' teaches '.join(networks)}.\n#   {command}\n" + yaml.safe_dump(content, sort_keys=False))
@@ -73,33 +73,16 @@ def enter(source: str, pair: str, own_file: Path | None) -> list[str]:
     ]
 
 
-def _plan_entry(experiment: str, name: str, pair: str, teacher: str, student: str) -> dict[str, Any]:
-    """A row in every published table that has the pair, and one of EDKD where the table shows it nowhere."""
+def _plan_entry(experiment: str, name: str, teacher: str, student: str) -> dict[str, Any]:
+    """A row in every table that has the pair; `edkd/dkd-original`, which has all of them, shows KD, DKD and EDKD."""
     column = f"{teacher} / {student}"
-    rows = {experiment: (name, "added by tools/check_distiller.py --enter")}
-    rows[f"cifar100/edkd/{pair}"] = ("EDKD", "for comparison with methods that were added")
-    shown = _shown_experiments()
-    controls = {
-        table["id"]: [
-            {"row": row, "column": column, "experiment": of, "why": why}
-            for of, (row, why) in rows.items()
-            if of not in shown.get(table["id"], ()) and (CONFIGS.parent / f"{of}.yaml").is_file() | (of == experiment)
-        ]
-        for table in read_data(EXPERIMENTS / "reported.json")["tables"]
-        if table["paper"] == PAPER and column in table["columns"]
-    }
+    row = {"row": name, "column": column, "experiment": experiment, "why": "added by tools/check_distiller.py --enter"}
+    tables = read_data(EXPERIMENTS / "reported.json")["tables"]
     needs = [f"cifar100/vanilla DISTILLER.STUDENT {teacher}"]
-    run = {"experiment": experiment, "command": f"tools/train.py --cfg configs/{experiment}.yaml", "needs": needs}
-    return {"paper": PAPER, "runs": [run], "controls": controls}
-
-
-def _shown_experiments() -> dict[str, set[str]]:
-    """Table -> the experiments that its cells and its rows without a published figure show."""
-    shown: dict[str, set[str]] = {}
-    for content in map(read_data, plan_files(EXPERIMENTS).values()):
-        for table, rows in content.get("cells", {}).items():
-            cells = [cell for row in rows.values() for cell in row if isinstance(cell, str)]
-            shown.setdefault(table, set()).update(cells)
-        for table, rows in content.get("controls", {}).items():
-            shown.setdefault(table, set()).update(row["experiment"] for row in rows)
-    return shown
+    return {
+        "paper": PAPER,
+        "runs": [
+            {"experiment": experiment, "command": f"tools/train.py --cfg configs/{experiment}.yaml", "needs": needs}
+        ],
+        "controls": {t["id"]: [row] for t in tables if t["paper"] == PAPER and column in t["columns"]},
+    }

@@ -1,6 +1,5 @@
 """The tool that says whether a distiller's file fits, and the way from it into the tables."""
 
-import json
 import shutil
 import sys
 
@@ -8,7 +7,7 @@ import pytest
 import yaml
 
 from common.plan.plan import load_plan
-from common.results.reported import EXPERIMENTS
+from common.results.reported import EXPERIMENTS, load_tables
 from edkd.engine import enter
 from edkd.engine.cfg import CFG
 
@@ -152,8 +151,9 @@ def test_into_the_tables(check, tmp_path, monkeypatch):
     assert "LOG" not in written
     (run,) = (run for run in load_plan(experiments) if run.experiment == "cifar100/theirs/res56_res20")
     assert run.needs == ("cifar100/vanilla DISTILLER.STUDENT resnet56",)
-    controls = json.loads((experiments / "plan/theirs_res56_res20.json").read_text())["controls"]
-    assert [row["row"] for row in controls["edkd/dkd-original"]] == ["theirs", "EDKD"]
+    (table,) = (t for t in load_tables(experiments) if t.id == "edkd/dkd-original")
+    column = {cell.row for cell in table.cells if cell.column == "resnet56 / resnet20"}
+    assert {"theirs", "KD", "DKD", "EDKD", "no teacher"} <= column
     assert "./run_all.sh --budget small --seeds 0,1,2 --cells 'cifar100/*kd/res56_res20'" in ended.stdout
     again = check("", "", "--enter")
     assert again.code == 2
