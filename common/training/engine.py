@@ -235,7 +235,9 @@ class Trainer:
                         f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
                         "or start again without --resume"
                     )
-            self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
+            # teachers stay as they were loaded
+            if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
+                raise KeyError(unknown[0])
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
             self.scaler.load_state_dict(state["scaler"])
             self.accuracies = type(self.accuracies)(**state["accuracies"])

@@ -64,7 +64,13 @@ class Distillation(Method):
         return ForwardTest(self.distiller, self.channels_last)
 
     def _learnable(self) -> set[int]:
-        return {id(parameter) for parameter in self.distiller.get_learnable_parameters()}
+        learnable = list(self.distiller.get_learnable_parameters())
+        if groups := [entry for entry in learnable if not isinstance(entry, Tensor)]:
+            raise UserError(
+                f"{type(self.distiller).__name__}.get_learnable_parameters() has a {type(groups[0]).__name__} in it: "
+                "parameters alone are supported, without groups"
+            )
+        return {id(parameter) for parameter in learnable}
 
     def _teachers(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, TeacherView | FrozenTeacher)]
