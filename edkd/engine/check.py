@@ -26,7 +26,7 @@ from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from edkd.distillers._base import StudentView, TeacherView
 from edkd.engine.explain import shorter
-from edkd.engine.method import Distillation, build_method, make_distiller, make_method
+from edkd.engine.method import Distillation, build_method, forked_random_state, make_distiller, make_method
 from edkd.engine.node import Node
 from edkd.engine.registry import distiller_class
 from edkd.engine.signatures import keywords_of
@@ -174,7 +174,7 @@ def _reading(method: Distillation, setting: Setting) -> Iterator[Finding]:
         if isinstance(network, StudentView | TeacherView):
             network.forward = _watched(network.forward, seen[role])
     method.to(setting.runtime.device).train()
-    with torch.random.fork_rng():
+    with forked_random_state(setting.runtime.device):
         batch = next(iter(setting.batches.epoch(0)))
         method(*batch.inputs[:3], 0, *batch.inputs[3:])
     for role, names in seen.items():

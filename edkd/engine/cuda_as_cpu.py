@@ -16,7 +16,7 @@ CUDA_SWITCH = "--cuda-as-cpu"
 
 def add_cuda_switch(parser: argparse._ActionsContainer) -> None:
     """The flag of `cuda_calls`."""
-    text = "on a CPU: let `.cuda()` and the device 'cuda' in a distiller mean the CPU"
+    text = "on a CPU: let CUDA calls and the device 'cuda' in a distiller mean the CPU"
     parser.add_argument(CUDA_SWITCH, action="store_true", help=text)
 
 
@@ -26,7 +26,7 @@ def cuda_calls(args: argparse.Namespace, runtime: Runtime) -> contextlib.Abstrac
 
 
 class CudaAsCpu(TorchFunctionMode):
-    """Within it `.cuda()` leaves a tensor where it is, and "cuda" as the name of a device means the CPU."""
+    """Within it `Tensor.cuda` leaves a tensor where it is, and "cuda" as the name of a device means the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.Tensor.cuda:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +66,14 @@ class Distillation(Method):
     def evaluated(self) -> nn.Module:
         return ForwardTest(self.distiller, self.channels_last)
 
+    def train(self, mode: bool = True) -> Distillation:
+        """Also seeds the host's generators, by PyTorch's seed of the epoch: some distillers draw from them."""
+        if mode:
+            seed = torch.initial_seed() % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+        return super().train(mode)
+
     def _learnable(self) -> set[int]:
         learnable = list(self.distiller.get_learnable_parameters())
         if groups := [entry for entry in learnable if not isinstance(entry, Tensor)]:
@@ -95,12 +106,16 @@ class Distillation(Method):
         if not self.channels_last:
             images = images.contiguous()
             strong_images = None if strong_images is None else strong_images.contiguous()
-        usual = {"image": images, "target": targets, "epoch": epoch + 1, **self.more_inputs(targets, indices)}
-        if strong_images is not None:
-            usual |= {"image_weak": images, "image_strong": strong_images}
+        usual = {"target": targets, "epoch": epoch + 1, **self.more_inputs(targets, indices)}
+        usual |= {"image": images} if strong_images is None else self._views(images, strong_images)
         result = self.distiller(**self.keywords.choose(usual, {"index": indices}))
         # some return something of their own in between; losses may be one number a sample
         return Step(result[0], {name: loss.mean() for name, loss in result[-1].items()})
+
+    def _views(self, weak: Tensor, strong: Tensor) -> dict[str, Tensor]:
+        """Both views of a batch; the weak one by the name that the distiller has for it, by both where it has none."""
+        named = {"image", "image_weak"}.intersection(self.keywords.names) or {"image", "image_weak"}
+        return {**dict.fromkeys(named, weak), "image_strong": strong}
 
     def more_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """What the distiller is told besides images, targets and epoch."""
@@ -179,6 +194,11 @@ def make_method(
     return method
 
 
+def forked_random_state(device: torch.device) -> contextlib.AbstractContextManager:
+    """Within it PyTorch's random numbers on the host and on `device` are drawn, and not taken from those outside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def dry_run(
     cfg: Node, student: Network, teachers: Network | Sequence[Network] | None, targets: Tensor, runtime: Runtime
 ) -> list[str]:
@@ -190,7 +210,7 @@ def dry_run(
         What the run's log should say.
     """
     device = runtime.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with forked_random_state(device):
         distiller = make_distiller(cfg, *copy.deepcopy((student, teachers)), len(targets))
         method = build_method(cfg, distiller, targets)
         if not runtime.plain:

@@ -57,6 +57,7 @@ def check(run_script, generated_data, tmp_path):
     return run
 
 
+PAIRS = ("SOLVER.TRAINER", "aug", "--cuda-as-cpu")
 LAST = '        losses = {"loss_ce"'
 
 
@@ -120,6 +121,12 @@ def test_what_does_not_fit(old, new, line, error, check):
         assert line in ended.stdout
         assert error in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_cuda_calls_and_pairs(check):
+    ended = check("image, target, **kwargs):", "image, image_strong, target, **kwargs):\n        image.cuda()", *PAIRS)
+    assert ended.code == 0, ended.stderr
+    assert "ok  fast mode" in ended.stdout
 
 
 def test_a_class_that_says_too_much(check):

@@ -150,6 +150,9 @@ KINDS = {
                 assert len(self.seen) == 1
                 return logits, {"loss_ce": F.cross_entropy(logits, target), "loss_kd": 0 * logits.sum()}
         """,
+    "draws from numpy and from random": PLAIN.replace(
+        "F.mse_loss(", "np.random.rand() * random.random() * F.mse_loss("
+    ).replace("        return", "        import random\n        import numpy as np\n        return"),
     "replaces a layer": PLAIN.replace(
         "    def forward_train",
         "        self.student.fc = nn.Linear(64, 100, bias=False)\n        self.student.fc.weight.data.zero_()\n\n"
@@ -280,6 +283,23 @@ class TestKeywords:
     @pytest.mark.parametrize("trainer", ["ours", "aug", "base_aug"])
     def test_pairs(self, trainer, write, train):
         assert train(write(self.BODY), "SOLVER.TRAINER", trainer).code == 0
+
+    @pytest.mark.parametrize(
+        ("named", "others"),
+        [
+            ("image_weak, image_strong", {"epoch"}),
+            ("image, image_strong", {"epoch"}),
+            ("image", {"epoch", "image_strong"}),
+            ("target=None", {"epoch", "image", "image_weak", "image_strong"}),
+        ],
+    )
+    def test_a_view_has_one_name(self, named, others, write):
+        """So that `super().forward_train(image_strong, target, **kwargs)` works, as in the forks."""
+        names = named if "target" in named else f"{named}, target"
+        view = "kwargs['image']" if "image" not in named else named.partition(",")[0]
+        body = PLAIN.replace("image, target, **kwargs", f"{names}, **kwargs").replace("(image)", f"({view})")
+        body = body.replace("        return", f"        assert set(kwargs) == {others}, kwargs.keys()\n        return")
+        step(method_of(write(body), TRAINER="aug"), IMAGES)
 
     def test_which_view_is_which(self, write):
         method = method_of(write(self.BODY), TRAINER="aug")
