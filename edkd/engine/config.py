@@ -139,7 +139,10 @@ def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def output_directory(args: argparse.Namespace, cfg: Node) -> Path:
     """`<LOG.PREFIX>/<PROJECT>/<NAME, or TAG><overrides>`, as published; --seed and --epochs are named as overrides."""
-    words = [f"{key}:{value}" for key, value in overrides(args) if key not in PATHS]
+    pairs = {key: value for key, value in overrides(args) if key not in PATHS}
+    if "DISTILLER.TYPE" in pairs:
+        pairs["DISTILLER.TYPE"] = Path(pairs["DISTILLER.TYPE"]).name  # of FILE.py:CLASS without the directory
+    words = [f"{key}:{value}" for key, value in pairs.items()]
     words += [f"epochs:{args.epochs}"] if args.epochs is not None else []
     words += [f"seed:{args.seed}"] if args.seed else []
     name = (cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG) + ",".join(words)

@@ -186,9 +186,8 @@ def make_method(
     except UserError:
         raise
     except Exception as error:  # whatever somebody else's code may raise
-        kind, names = cfg.DISTILLER.TYPE, cfg.DISTILLER.TEACHER
-        pair = f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
-        raise explain(error, distiller_class(kind), kind, pair) from error
+        kind = cfg.DISTILLER.TYPE
+        raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
     method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
     method.messages = messages
     return method
@@ -251,6 +250,12 @@ def _evaluation_messages(method: Distillation, images: Tensor, runtime: Runtime)
         return []
     name = type(method.distiller).__name__
     return [f"accuracy is that of {name}.forward_test; the student alone, which student_best has, gives other logits"]
+
+
+def pair_of(cfg: Node) -> str:
+    """Teacher and student of a run, for messages."""
+    names = cfg.DISTILLER.TEACHER
+    return f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
 
 
 def build_method(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:

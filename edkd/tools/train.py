@@ -6,26 +6,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-
-from torch import Tensor
 
 from common.command_line import ArgumentParser, entry_point
 from common.data.flags import add_data_flags
-from common.errors import UserError
-from common.models import Network
+from common.errors import TrainingError, UserError
 from common.training.checkpoints import save_checkpoint
 from common.training.engine import Accuracies, CheckpointFiles, Trainer
 from common.training.runs import RunDirectory, is_done
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
+from edkd.distillers import OURS
 from edkd.engine.cfg import WITHOUT_EFFECT
 from edkd.engine.config import experiment_name, load_config, output_directory, settings_of
 from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.experiment import PAPER, build_network, load_data, make_batches
-from edkd.engine.explain import DistillerError
-from edkd.engine.method import Distillation, make_method
+from edkd.engine.explain import DistillerError, explain
+from edkd.engine.method import make_method, pair_of
 from edkd.engine.node import Node
+from edkd.engine.registry import distiller_class
 from edkd.engine.solver import make_optimizer
 from edkd.engine.teachers import describe_teachers, load_network, teacher_files, teacher_names
 from edkd.engine.wandb_log import WandbLog
@@ -58,20 +59,32 @@ def checkpoint_files(cfg: Node, directory: Path) -> CheckpointFiles:
     return CheckpointFiles(directory / "latest", directory / "best", kept, **keys)
 
 
-def try_method(
-    cfg: Node, student: Network, teachers: list[Network], targets: Tensor, runtime: Runtime, directory: Path
-) -> Distillation:
-    """`make_method`; where somebody's distiller fails, `train.log` in the run's directory gets the traceback."""
+@contextlib.contextmanager
+def failures_logged(cfg: Node, directory: Path, runtime: Runtime) -> Iterator[None]:
+    """Where somebody's distiller fails, one line says where in its code, and `train.log` has the traceback."""
     try:
-        return make_method(cfg, student, teachers, targets, runtime)
+        yield
     except DistillerError as error:
-        if error.details is None or not runtime.is_main:
+        raise UserError(f"{error}{_logged(error, directory, runtime)}") from error
+    except (UserError, TrainingError, OSError):
+        raise
+    except Exception as error:  # in training, whatever somebody else's code may raise
+        kind = distiller_class(cfg.DISTILLER.TYPE)
+        if kind in OURS:
             raise
-        log = directory / "train.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a") as file:
-            file.write(error.details)
-        raise UserError(f"{error} (traceback in {log})") from error
+        explained = explain(error, kind, cfg.DISTILLER.TYPE, pair_of(cfg))
+        raise TrainingError(f"{explained}{_logged(explained, directory, runtime)}") from error
+
+
+def _logged(error: DistillerError, directory: Path, runtime: Runtime) -> str:
+    """Append the traceback to the run's log; gives the end of the message."""
+    if error.details is None or not runtime.is_main:
+        return ""
+    log = directory / "train.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        file.write(error.details)
+    return f" (traceback in {log})"
 
 
 def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
@@ -87,7 +100,8 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
         messages += data.remarks_on("this teacher", file.trained_on)
     batches = make_batches(args, cfg, data, runtime)
     directory = output_directory(args, cfg)
-    method = try_method(cfg, student, teachers, batches["train"].targets, runtime, directory)
+    with failures_logged(cfg, directory, runtime):
+        method = make_method(cfg, student, teachers, batches["train"].targets, runtime)
     settings = settings_of(args, cfg, data, found)
     trainer = Trainer(
         method,
@@ -148,7 +162,8 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
             write_worklog(directory / "worklog.txt", trainer.history, cfg.SOLVER.EPOCHS)
             wandb.log(epoch_figures(trainer.history[-1]))
 
-    accuracies = trainer.fit(run, after_epoch)
+    with failures_logged(cfg, directory, runtime):
+        accuracies = trainer.fit(run, after_epoch)
     if wandb is not None:
         wandb.finish()
     return accuracies

@@ -485,6 +485,22 @@ def test_errors_say_what_and_where(kind, write, train, tmp_path):
     assert not list((tmp_path / "output").glob("**/run.json"))
 
 
+def test_errors_in_the_middle_of_training(write, train, tmp_path):
+    body = PLAIN.replace(
+        "        return", "        if kwargs['epoch'] > 1:\n            raise KeyError('late')\n        return"
+    )
+    ended = train(write(body), "SOLVER.EPOCHS", "2")
+    assert ended.code == 1
+    assert "KeyError: 'late'" in ended.stderr
+    line = next(i for i, text in enumerate((HEAD + body).splitlines(), 1) if "raise KeyError" in text)
+    assert f"Theirs.py:{line}, in forward_train) (traceback in" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    (log,) = (tmp_path / "output").glob("**/train.log")
+    assert "Traceback (most recent call last)" in log.read_text()
+    (record,) = (tmp_path / "output").glob("**/run.json")
+    assert json.loads(record.read_text())["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
