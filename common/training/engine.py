@@ -23,7 +23,7 @@ from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.epoch_sums import EpochSums
 from common.training.evaluation import Evaluation
 from common.training.fast import recording_obstacle, speed_up, use_fused
-from common.training.method import FrozenTeacher, Method, Step
+from common.training.method import Method, Step
 from common.training.recording import CudaGraphs, Recorded
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
@@ -200,7 +200,7 @@ class Trainer:
             else:
                 self._not_recorded(obstacle)
         self._evaluations = [
-            Evaluation(method.student, part, runtime, method.evaluation_loss, self._graphs)
+            Evaluation(method.evaluated, part, runtime, method.evaluation_loss, self._graphs)
             if part is not None
             else None
             for part in (test, validation)
@@ -235,7 +235,9 @@ class Trainer:
                         f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
                         "or start again without --resume"
                     )
-            self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
+            # teachers stay as they were loaded
+            if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
+                raise KeyError(unknown[0])
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
             self.scaler.load_state_dict(state["scaler"])
             self.accuracies = type(self.accuracies)(**state["accuracies"])
@@ -260,7 +262,8 @@ class Trainer:
 
     def _save(self, finished: int, is_best: bool) -> None:
         """Write the checkpoints of `finished` epochs."""
-        frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
+        left_out = {id(module) for module in self.method.frozen_modules()}
+        frozen = tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
         content = {
             **self.files.constants,
             "epoch": finished,
@@ -413,10 +416,10 @@ class Trainer:
 
     def _train_step(self, batch: Batch, epoch: int, iteration: int, iterations: int) -> Step:
         if self._recorded:
-            step = self._recorded(batch.images, batch.targets, batch.indices)
+            step = self._recorded(*batch.inputs)
         else:
             step = self._update(
-                *batch[:3],
+                *batch.inputs,
                 # processes average their gradients; with shares of unequal size each counts by its samples
                 share=len(batch.targets) * self.runtime.world_size / batch.global_size,
                 begins=iteration % self.accumulation_steps == 0,
@@ -430,7 +433,7 @@ class Trainer:
         images: Tensor,
         targets: Tensor,
         indices: Tensor,
-        *,
+        *strong_images: Tensor,
         share: float = 1.0,
         begins: bool = True,
         ends: bool = True,
@@ -438,15 +441,15 @@ class Trainer:
         """Losses and gradients of a batch, and what the optimiser makes of them; all of it on the device.
 
         Args:
-            images, targets, indices: of a `Batch`.
+            images, targets, indices, strong_images: the `inputs` of a `Batch`.
             share: by which the losses are scaled.
             begins: forget the gradients of the batches before.
             ends: let the optimiser have its turn.
         """
         if self.runtime.plain:
-            images = images.contiguous()
+            images, *strong_images = (view.contiguous() for view in (images, *strong_images))
         with self.runtime.autocast():
-            step: Step = self._forward(images, targets, indices, self._epoch)
+            step: Step = self._forward(images, targets, indices, self._epoch, *strong_images)
         if begins:
             self.optimizer.zero_grad(set_to_none=True)
         weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}

@@ -18,6 +18,8 @@ def speed_up(method: Method, runtime: Runtime) -> None:
     for part in list(method.modules()):
         if isinstance(part, FrozenTeacher):
             part.fold()
+    if not method.channels_last:
+        return
     method.to(memory_format=torch.channels_last)
     if runtime.device.type == "cpu":
         use_channels_last_batch_norm(method)

@@ -29,6 +29,8 @@ class Step(NamedTuple):
 class Method(nn.Module):
     """A way of training `student`: `method(images, targets, indices, epoch)` gives a `Step`.
 
+    Where the training batches have strong views as well (`common.data.Batch`), `forward` gets them as a fifth argument.
+
     Every parameter of the method that wants a gradient is trained, unless `trainable_parameters` says otherwise; only
     the student is evaluated and saved as the result. What the method learns by itself and is no parameter or buffer
     goes into checkpoints through `get_extra_state` and `set_extra_state` of `nn.Module`.
@@ -38,10 +40,12 @@ class Method(nn.Module):
         recordable: True says that within an epoch `forward` and `backward` do the same to every batch, on the device
             alone, so that on a GPU they may be recorded once and replayed: what Python does in them, such as counting
             steps or drawing numbers on the host, is not repeated then.
+        channels_last: False says that images, networks and own modules have to be contiguous in memory.
     """
 
     student: nn.Module
     recordable = False
+    channels_last = True
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         """Losses of one batch.
@@ -68,6 +72,15 @@ class Method(nn.Module):
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters that the run's optimiser trains; a method that trains some by itself leaves those out."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What gives the logits by which the method is judged: the student."""
+        return self.student
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """What training leaves as it is; checkpoints leave it out."""
+        return [module for module in self.modules() if isinstance(module, FrozenTeacher)]
 
     def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
         """Called after each batch, when the run's optimiser has had its turn.

@@ -31,6 +31,7 @@ class AT(Distiller):
     """Cross-entropy and `at_loss` on all stages but the stem."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

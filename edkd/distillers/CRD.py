@@ -92,6 +92,7 @@ class CRD(Distiller):
     """Cross-entropy and `nce_loss` in both directions; the trainers `crd` and `crd_dot` draw the negatives."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, num_data: int) -> None:
         super().__init__(student, teacher)

@@ -70,6 +70,7 @@ class DKD(Distiller):
 
     teacher_features = False
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

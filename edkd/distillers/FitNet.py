@@ -22,6 +22,7 @@ class FitNet(Distiller):
     """Cross-entropy and `hint_loss` on one stage, with a regressor that is trained along."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -26,6 +26,7 @@ class KD(Distiller):
 
     teacher_features = False
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -71,6 +71,8 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
 class KDSVD(Distiller):
     """Cross-entropy and `kdsvd_loss` on all stages but the stem."""
 
+    channels_last = True
+
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.k = cfg.KDSVD.K

@@ -39,6 +39,7 @@ class NST(Distiller):
     """Cross-entropy and `nst_loss` on all stages but the stem."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

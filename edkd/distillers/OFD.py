@@ -67,6 +67,7 @@ class OFD(Distiller):
     """
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
@@ -85,7 +86,7 @@ class OFD(Distiller):
 
     def train(self, mode: bool = True) -> OFD:
         super().train(mode)
-        self.teacher.network.train(mode and self.teacher_in_train_mode)
+        self.teacher.train(mode and self.teacher_in_train_mode)
         return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:

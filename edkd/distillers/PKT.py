@@ -33,6 +33,7 @@ class PKT(Distiller):
     """Cross-entropy and `pkt_loss` on the pooled features."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -54,6 +54,7 @@ class RKD(Distiller):
     """Cross-entropy and `rkd_loss` on the pooled features."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -80,6 +80,7 @@ class ReviewKD(Distiller):
     """Cross-entropy and `hcl_loss`, which is warmed up; the pooled features are the deepest stage."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -31,6 +31,7 @@ class SP(Distiller):
     """Cross-entropy and `sp_loss` on the last stage."""
 
     recordable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -60,20 +60,43 @@ def training_command(name: str, dataset: str) -> str:
     return f"python tools/train.py --cfg configs/{dataset}/vanilla.yaml DISTILLER.STUDENT {name}"
 
 
-def teacher_file(cfg: Node, data: Dataset) -> TeacherFile:
-    """The checkpoint of the configured teacher; a released one is none for a generated set, of which it knows nothing.
+def teacher_names(cfg: Node) -> list[str]:
+    """The configured teachers; none for `NONE`."""
+    names = cfg.DISTILLER.TEACHER
+    if cfg.DISTILLER.TYPE == "NONE":
+        return []
+    return names if isinstance(names, list) else [names]
+
+
+def teacher_files(cfg: Node, data: Dataset) -> list[TeacherFile]:
+    """The checkpoints of the configured teachers, in their order; an empty `TEACHER_CKPT` is looked for.
+
+    A released one is none for a generated set, of which it knows nothing.
 
     Raises:
-        UserError: there is none.
+        UserError: one is missing, or there are not as many files as teachers.
     """
-    given = cfg.DISTILLER.TEACHER_CKPT
+    names, given = teacher_names(cfg), cfg.DISTILLER.TEACHER_CKPT or ""
+    files = given if isinstance(given, list) else [given] if given else [""] * len(names)
+    if len(files) != len(names):
+        raise UserError(f"DISTILLER.TEACHER_CKPT has {len(files)} files for the {len(names)} of DISTILLER.TEACHER")
+    released = not data.content.startswith(GENERATED)
+    return [_teacher_file(name, file, cfg, released) for name, file in zip(names, files, strict=True)]
+
+
+def _teacher_file(name: str, given: str, cfg: Node, released: bool) -> TeacherFile:
     if not given:
-        released = not data.content.startswith(GENERATED)
-        return find_teacher(cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX), released=released)
+        return find_teacher(name, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX), released=released)
     path = find_path(given, PAPER)
     if not path.is_file():
         raise UserError(f"DISTILLER.TEACHER_CKPT: no file {given} here, in {PAPER}/ or in the repository")
     return TeacherFile(path, "given")
+
+
+def describe_teachers(files: list[TeacherFile]) -> dict | list[dict] | None:
+    """What a run's record says about its teachers."""
+    described = [{"path": str(file.path), "origin": file.origin} for file in files]
+    return described if len(described) > 1 else next(iter(described), None)
 
 
 def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = True) -> TeacherFile:
