@@ -21,6 +21,8 @@ class MultiLevel(Method):
         alpha, temperature: of the loss.
     """
 
+    epoch_dependent_until = 0
+
     def __init__(
         self, student: MultiResNetV2, teacher: nn.Module, mixing: Mixing, alpha: float, temperature: float
     ) -> None:
@@ -40,6 +42,8 @@ class MultiLevel(Method):
 
 class FineTuning(Method):
     """Cross-entropy with smoothed labels of mixed images: how a teacher is made."""
+
+    epoch_dependent_until = 0
 
     def __init__(self, network: nn.Module, mixing: Mixing) -> None:
         super().__init__()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import Network
+from common.training.fast_path import refuse_old_names
 from common.training.method import Method, Step
 from common.training.runtime import Runtime
 from edkd.distillers import CRD, distiller_dict
@@ -33,7 +35,10 @@ class Distillation(Method):
             )
         for parameter in distiller.parameters():
             parameter.requires_grad_(id(parameter) in learnable)
-        self.recordable = getattr(distiller, "recordable", False)
+        refuse_old_names(distiller)
+        self.graph_capturable = getattr(distiller, "graph_capturable", False)
+        # the loop counts epochs from 0
+        self.epoch_dependent_until = max(0, getattr(distiller, "epoch_dependent_until", math.inf) - 1)
 
     @property
     def student(self) -> Network:
@@ -126,7 +131,7 @@ def _build(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:
 @torch.no_grad()
 def _try_out(method: Distillation, targets: Tensor, input_size: int) -> None:
     """Send two images through a copy of the method, so that what does not fit is known before anything is written."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # all of it is on the CPU
         images, indices = torch.randn(2, 3, input_size, input_size), torch.arange(2)
         copy.deepcopy(method).train()(images, targets[:2], indices, 0)
 

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point
 from common.data.flags import add_data_flags
@@ -87,7 +90,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
             {
                 "paper": PAPER,
                 "experiment": experiment_name(args),
-                "settings": settings,
+                "settings": trainer.settings,
                 "runtime": runtime.settings(),
                 "data": data.describe(),
                 "budget": {
