@@ -7,6 +7,7 @@ writes besides its inputs stays where it is, and numbers of the host are those o
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -73,14 +74,14 @@ class CudaGraphs:
         Raises:
             CaptureError: the stream is the one of before again.
         """
-        graph = torch.cuda.CUDAGraph()
+        gc.collect()  # now: graphs that are given up give memory back, which must not happen within a capture
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()  # what the warm-up took, the pool needs
-        cause, ended, result = None, True, None
+        graph, result, cause, ended = torch.cuda.CUDAGraph(), None, None, True
         with torch.cuda.stream(self.stream):
-            # thread_local: a thread that pins batches meanwhile is none of our business
-            graph.capture_begin(pool=self.pool.id, capture_error_mode="thread_local")
             try:
+                # thread_local: a thread that pins batches meanwhile is none of our business
+                graph.capture_begin(pool=self.pool.id, capture_error_mode="thread_local")
                 result = function()
             except Exception as error:
                 cause = error
@@ -89,7 +90,6 @@ class CudaGraphs:
             except RuntimeError as error:
                 cause, ended = cause or error, False
         if cause is not None:
-            result = None
             raise CaptureError(cause, self._recovered(graph, ended)) from cause
 
         def replay() -> Any:
@@ -104,6 +104,7 @@ class CudaGraphs:
             return False
         try:
             graph.reset()
+            self.pool = torch.cuda.MemPool()  # what the old one holds, steps without a graph need
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
             with torch.random.fork_rng([self.device]):
