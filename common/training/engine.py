@@ -217,12 +217,9 @@ class Trainer:
                 self.capture_steps(graphs)
             else:
                 self.messages.append(f"steps: not captured as a CUDA graph: {self._capture_blocker}")
+        how = {"graphs": graphs, "layout": self.layout, "report": self.messages.append}
         self._evaluations = [
-            Evaluation(
-                *(method.student, part, runtime, method.evaluation_loss, graphs), self.layout, self.messages.append
-            )
-            if part is not None
-            else None
+            None if part is None else Evaluation(method.student, part, runtime, method.evaluation_loss, **how)
             for part in (test, validation)
         ]
         reset_peak_memory(runtime.device)

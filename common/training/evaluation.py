@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from common.data import Batches
 from common.training.cuda_graphs import CudaGraphs, GraphedCallable, graphs_blocker
+from common.training.gpu_memory import explained_out_of_memory
 from common.training.layouts import layout_for
 from common.training.runtime import Runtime, reduce_sum
 
@@ -81,5 +82,10 @@ class Evaluation:
 def evaluate(
     network: nn.Module, batches: Batches, runtime: Runtime, layout: torch.memory_format | None = None
 ) -> dict[str, float]:
-    """`Evaluation`, once and by cross-entropy."""
-    return Evaluation(network, batches, runtime, layout=layout)()
+    """`Evaluation`, once and by cross-entropy.
+
+    Raises:
+        TrainingError: more memory than the GPU has.
+    """
+    with explained_out_of_memory("evaluation", graphs=False):
+        return Evaluation(network, batches, runtime, layout=layout)()

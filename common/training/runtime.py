@@ -34,12 +34,12 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
         "--plain",
         action="store_true",
         help="take every step as the published code does: contiguous tensors, teachers as they are, nothing fused or "
-        "captured; for comparisons with the fast way, which is the default",
+        "captured; for comparisons with the fast path, which is the default",
     )
     group.add_argument(
         "--no-graphs",
         action="store_true",
-        help="capture nothing as a CUDA graph, which a GPU does by default: slower steps, half the memory",
+        help="on a GPU, do not capture steps and evaluation as CUDA graphs: slower, and takes less memory",
     )
     group.add_argument("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
     group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
