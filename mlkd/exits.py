@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from common.results.curves import ticks
-from common.training.layouts import layout_for
 from common.training.runtime import Runtime, reduce_sum
 from mlkd.student import EXITS, MultiResNetV2
 
@@ -46,11 +45,10 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
         runtime: where.
     """
     student.eval()
-    layout = layout_for(student, runtime)
     sums = torch.zeros(len(EXITS) + 1, dtype=torch.float64, device=runtime.device)
     for batch in batches.epoch():
         with runtime.autocast():
-            heads = student.heads(batch.images.contiguous(memory_format=layout))
+            heads = student.heads(batch.images)
         correct = [(heads[name].argmax(1) == batch.targets).sum() for name in EXITS]
         sums += torch.stack([*correct, correct[0].new_tensor(len(batch.targets))])
     *correct, count = reduce_sum(sums, runtime).tolist()
