@@ -14,11 +14,12 @@ from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place
 from common.training.fast_path import capture_blocker
 
 # Two float32 trainings part by rounding, which the steps amplify alike: as far as the plain one is from float64, the
-# fast one may be too, times what summing in another order, or Winograd's convolutions, can make of it. Where the plain
-# one happens to be nearer than that, the bound is what the suite holds both ways to on a CPU over fifty steps.
+# fast one may be too, times what summing in another order, or Winograd's convolutions, can make of it. The floors are
+# for rectifiers that rounding switches on one side only: seen on a CPU, a single one moves the gradients of the layers
+# before it by half a hundredth, while the loss of the same weights stays within 1e-6.
 ROUNDING_FACTOR = 32
-LOSS_FLOOR = 1e-5
-UPDATE_FLOOR = 1e-2
+LOSS_FLOOR = 5e-5
+UPDATE_FLOOR = 3e-2
 # Same kernels on the same numbers: captured or not, bfloat16 steps part only where sums of atomic additions do, by
 # some roundings of 2^-9.
 BF16_TOLERANCE = 2**-6
