@@ -6,7 +6,11 @@ As published they are fitted on the augmented training part; `--fit-on validatio
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 import torch.nn.functional as F

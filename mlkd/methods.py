@@ -24,6 +24,8 @@ class MultiLevel(Method):
             None counts images.
     """
 
+    epoch_dependent_until = 0
+
     def __init__(
         self,
         student: MultiResNetV2,
@@ -63,6 +65,8 @@ class MultiLevel(Method):
 
 class FineTuning(Method):
     """Cross-entropy with smoothed labels of mixed images: how a teacher is made."""
+
+    epoch_dependent_until = 0
 
     def __init__(self, network: nn.Module, mixing: Mixing) -> None:
         super().__init__()

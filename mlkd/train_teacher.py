@@ -6,6 +6,10 @@ Its weights go to `models/<name>.pth` (lowest validation loss), where `mlkd.py -
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 from torch import nn
@@ -129,7 +133,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
             {
                 "paper": PAPER,
                 "experiment": experiment_name(args, model_dir),
-                "settings": settings,
+                "settings": trainer.settings,
                 "runtime": runtime.settings(),
                 "data": data.describe(),
                 "budget": {"epochs": epochs, "published_epochs": PUBLISHED_EPOCHS, "batches": args.limit_train_batches},

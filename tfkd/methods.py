@@ -12,7 +12,8 @@ from tfkd.losses import Form, Parts, kd_loss, label_smoothing_loss, regularizati
 class Baseline(Method):
     """Cross-entropy with the labels."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -26,7 +27,8 @@ class Baseline(Method):
 class LabelSmoothing(Method):
     """Cross-entropy with smoothed labels."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, form: Form = "code", scale: float = 1.0) -> None:
         super().__init__()
@@ -47,7 +49,8 @@ class LabelSmoothing(Method):
 class Regularization(Method):
     """Tf-KD_reg: taught by the manually designed teacher."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(
         self, student: nn.Module, alpha: float, temperature: float, multiplier: float, form: Form = "code"
@@ -68,7 +71,8 @@ class Regularization(Method):
 class Distillation(Method):
     """Taught by a network: KD, Re-KD, De-KD and (with `multiplier`) Tf-KD_self differ in the teacher alone."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(
         self,

@@ -141,6 +141,11 @@ class Curve:
     points: tuple[tuple[int, float], ...]
 
 
+def _precision(runtime: dict[str, Any]) -> str:
+    """That of convolutions: "off" for float32, else its name."""
+    return "tf32" if runtime.get("tf32") and runtime["amp"] == "off" else runtime["amp"]
+
+
 def _batch_size(settings: dict[str, Any]) -> int | None:
     return settings.get("batch_size", settings.get("SOLVER.BATCH_SIZE"))
 
@@ -204,7 +209,7 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
             budget["published_epochs"],
             budget["batches"],
             settings.get("limit_eval_batches"),
-            content["runtime"]["amp"],
+            _precision(content["runtime"]),
             batch_size != published_batch_size,
         ),
         *figures,

@@ -66,8 +66,9 @@ class OFD(Distiller):
     `OFD.TEACHER_IN_TRAIN_MODE False` evaluates it.
     """
 
-    recordable = True
+    graph_capturable = True
     channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -53,8 +53,9 @@ class VID(Distiller):
     The published code keeps its log-scales where no optimiser finds them; `VID.LEARN_SCALES` trains them.
     """
 
-    recordable = True
+    graph_capturable = True
     channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

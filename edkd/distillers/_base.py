@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -74,12 +75,16 @@ class Distiller(nn.Module):
 
     Attributes:
         teacher_features: False says that only the teacher's logits are read, which makes the teacher faster.
-        recordable: True says that `forward_train` may be recorded on a GPU (`common.training.method.Method`).
+        graph_capturable: True says that `forward_train` may be captured as a CUDA graph
+            (`common.training.method.Method`).
+        epoch_dependent_until: from this `epoch` on, counted from 1 as `forward_train` gets it, nothing depends on the
+            epoch any more; 0 says that nothing ever does.
         channels_last: True says that images, features and modules may be channels-last in memory, which is faster.
     """
 
     teacher_features = True
-    recordable = False
+    graph_capturable = False
+    epoch_dependent_until: float = math.inf
     channels_last = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
@@ -126,8 +131,9 @@ class Distiller(nn.Module):
 class Vanilla(nn.Module):
     """Cross-entropy with the labels, without a teacher: how teachers and baselines are trained."""
 
-    recordable = True
+    graph_capturable = True
     channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

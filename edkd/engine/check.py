@@ -199,7 +199,7 @@ def _trainer(setting: Setting, *, plain: bool, channels_last: bool | None = None
     method = build_method(
         cfg, make_distiller(cfg, *_networks(setting), len(setting.batches.targets)), setting.batches.targets.cpu()
     )
-    method.recordable = False
+    method.graph_capturable = False
     if channels_last is not None:
         method.channels_last = channels_last
     place = Path(tempfile.gettempdir())
@@ -281,14 +281,14 @@ def _capture(setting: Setting) -> Finding:
         step = method(*batch.inputs[:3], 0, *batch.inputs[3:])
         sum(step.losses.values()).backward()
     changed = [name for name, value in _host_state(method).items() if before.get(name) != value]
-    declared = "`recordable = True` is in the class" if trainer.method.distiller.recordable else None
+    declared = "`graph_capturable = True` is in the class" if trainer.method.distiller.graph_capturable else None
     if waits.places:
         reason = f"waits for the host, or takes values from it, at {', '.join(list(waits.places)[:3])}"
     elif changed:
         reason = f"Python changes {', '.join(changed[:3])} in a step"
     else:
         return Finding(
-            "capture", None, declared or "nothing is against `recordable = True` in the class (faster on GPUs)"
+            "capture", None, declared or "nothing is against `graph_capturable = True` in the class (faster on GPUs)"
         )
     if declared:
         return Finding("capture", False, f"{declared}, but it {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import random
 from collections.abc import Sequence
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import Network
-from common.training.fast import speed_up
+from common.training.fast_path import apply_fast_path, refuse_old_names
+from common.training.layouts import layout_for
 from common.training.method import FrozenTeacher, Method, Step
 from common.training.runtime import Runtime
 from edkd.distillers._base import TeacherLogits, TeacherView, Vanilla, student_view, teacher_view
@@ -44,7 +46,10 @@ class Distillation(Method):
     def __init__(self, distiller: nn.Module) -> None:
         super().__init__()
         self.distiller = distiller
-        self.recordable = getattr(distiller, "recordable", False)
+        refuse_old_names(distiller)
+        self.graph_capturable = getattr(distiller, "graph_capturable", False)
+        # the loop counts epochs from 0
+        self.epoch_dependent_until = max(0, getattr(distiller, "epoch_dependent_until", math.inf) - 1)
         self.channels_last = getattr(distiller, "channels_last", False)
         self.keywords = training_keywords(distiller)
         self.messages: list[str] = []  # for the run's log
@@ -212,13 +217,13 @@ def dry_run(
     with forked_random_state(device):
         distiller = make_distiller(cfg, *copy.deepcopy((student, teachers)), len(targets))
         method = build_method(cfg, distiller, targets)
+        layout = layout_for(method, runtime)
         if not runtime.plain:
-            speed_up(method, runtime)
+            apply_fast_path(method, layout, runtime)
         method.to(device).train()
         _check_keywords(method, cfg.SOLVER.TRAINER)
         indices = torch.randperm(len(targets))[: max(2, cfg.SOLVER.BATCH_SIZE // runtime.world_size)]
         size = INPUT_SIZES[cfg.DATASET.TYPE]
-        layout = torch.contiguous_format if runtime.plain else torch.channels_last
         images = torch.randn(len(indices), 3, size, size, device=device).to(memory_format=layout)
         views = (torch.randn_like(images),) if cfg.SOLVER.TRAINER in PAIRED else ()
         with runtime.autocast():

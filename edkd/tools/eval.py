@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point, find_path
 from common.data.flags import add_data_flags

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point
 from common.data.flags import add_data_flags
@@ -123,7 +126,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
             {
                 "paper": PAPER,
                 "experiment": experiment_name(args),
-                "settings": settings,
+                "settings": trainer.settings,
                 "runtime": runtime.settings(),
                 "data": data.describe(),
                 "budget": {

@@ -74,7 +74,7 @@ def test_one_that_fits(check):
         "`teacher_features = False` in the class",
         "ok  fast mode  the losses of --plain",
         "`channels_last = True` in the class works as well",
-        "nothing is against `recordable = True`",
+        "nothing is against `graph_capturable = True`",
     ):
         assert line in ended.stdout
 
@@ -110,7 +110,7 @@ def test_what_is_good_to_know(old, new, found, check):
     [
         ("cfg.THEIRS.W", "cfg.THEIRS.GAMMA", "NO  keys       not declared: THEIRS.GAMMA", "declare it in"),
         (LAST, "        self.student.get_maps()\n" + LAST, "NO  networks   student.get_maps", "does not fit"),
-        ("class Theirs(Distiller):", "class Theirs(Distiller):\n    recordable = True", None, None),
+        ("class Theirs(Distiller):", "class Theirs(Distiller):\n    graph_capturable = True", None, None),
         ("image, target, **kwargs", "image, target, mask", "forward_train(self, image, target, mask)", "asks for mask"),
     ],
 )
@@ -130,12 +130,12 @@ def test_cuda_calls_and_pairs(check):
 
 
 def test_a_class_that_says_too_much(check):
-    ended = check("    def __init__", "    recordable = True\n\n    def __init__")
+    ended = check("    def __init__", "    graph_capturable = True\n\n    def __init__")
     assert ended.code == 0
     body = FILE.replace(LAST, "        self.calls += 1\n" + LAST, 1)
-    ended = check(FILE, body.replace("    def __init__", "    recordable = True\n\n    def __init__"))
+    ended = check(FILE, body.replace("    def __init__", "    graph_capturable = True\n\n    def __init__"))
     assert ended.code == 2
-    assert "NO  capture    `recordable = True` is in the class, but it Python changes" in ended.stdout
+    assert "NO  capture    `graph_capturable = True` is in the class, but it Python changes" in ended.stdout
     assert "does not fit: see NO above" in ended.stderr
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.models import create_model, list_models
-from common.training.fast import speed_up
+from common.training.fast_path import apply_fast_path
+from common.training.layouts import CHANNELS_LAST
 from common.training.method import FrozenTeacher
 from common.training.runtime import Runtime
 from edkd.distillers import Distiller, distiller_dict
@@ -91,7 +92,7 @@ def test_a_teacher_of_logits_is_frozen():
 def test_batch_norm_is_folded_where_only_logits_are_read():
     for kind in ("KD", "DKD", "EDKD", "AT", "RKD"):
         distiller = make_distiller(configuration(kind), create_model("resnet8"), create_model("resnet14"), 0)
-        speed_up(Distillation(distiller), Runtime(torch.device("cpu")))
+        apply_fast_path(Distillation(distiller), CHANNELS_LAST, Runtime(torch.device("cpu")))
         norms = [m for m in distiller.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
         assert (not norms) == (kind in ("KD", "DKD", "EDKD"))
 

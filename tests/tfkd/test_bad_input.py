@@ -81,6 +81,7 @@ class RunsCode:
         (["--device", "meta"], "--device meta is not supported; use cpu or cuda"),
         (["--device", "cuda:64"], "--device cuda:64: "),
         (["--amp", "fp16"], "--amp fp16 needs a GPU"),
+        (["--tf32", "--device", "cpu"], "--tf32 needs an NVIDIA GPU of Ampere's generation or newer, which cpu is not"),
         (["--plain", "--compile"], "--plain leaves out .* give it without --compile"),
         (["--amp", "fp8"], "argument --amp: invalid choice: 'fp8'"),
         (["--restore_file", "best"], r"no checkpoint .*base_cnn_low_rate/best\.pth\.tar"),

@@ -364,7 +364,10 @@ def test_record_of_a_run(workspace):
     assert run["data"]["name"] == "cifar10"
     assert run["data"]["content"].startswith("generated set")
     assert (run["data"]["classes"], run["data"]["train_images"], run["data"]["test_images"]) == (10, 300, 100)
-    assert run["runtime"] == {"device": "cpu", "amp": "off", "compile": False, "plain": False, "world_size": 1}
+    switches = {"compile": False, "plain": False, "tf32": False, "graphs": True}
+    assert run["runtime"] == {"device": "cpu", "amp": "off", **switches, "world_size": 1}
+    how = {"layout": "channels_last", "precision": "fp32", "step": "eager: no GPU", "evaluation": "eager: no GPU"}
+    assert run["execution"] == {**how, "peak_memory_mib": None}
     assert run["command"][0] == "main.py"
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", run["commit"])
     assert run["versions"]["torch"] == torch.__version__
