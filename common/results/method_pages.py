@@ -26,8 +26,8 @@ import yaml
 from common.command_line import REPOSITORY, ArgumentParser, entry_point
 from common.errors import UserError
 from common.results.records import Record, read_runs
-from common.results.report import DOUBT, MARK, NONE, Line, Part, Report, Section, make_report
-from common.results.reported import EXPERIMENTS, PROTOCOLS, Cell, Table, load_tables, read_data
+from common.results.report import DOUBT, MARK, NONE, REMARK, Line, Part, Report, Section, make_report
+from common.results.reported import EXPERIMENTS, Cell, Table, load_tables, read_data
 from common.results.tables import markdown
 
 PAGES = REPOSITORY / "docs" / "methods"
@@ -126,14 +126,15 @@ def results(page: Page, sources: Sources) -> str:
 
 def _section(section: Section) -> list[str]:
     table, blocks = section.table, []
-    protocol = PROTOCOLS[table.protocol]
-    source = f"published figures: {table.source}" + (f", of {protocol}" if protocol else "")
+    protocol = f", {section.protocol}" if table.published_cells else ""
     for i, part in enumerate(section.parts):
         lines = [line for line in part.lines if line.measured or (i == 0 and line.cell.published is not None)]
         if lines:
             blocks += _rows(section, part, lines)
+    source = f"published figures: {table.source}{protocol}"
     head = f"**{table.title}** (`{table.id}`): {table.dataset}, {table.metric}; {source}."
     notes = [f"Note: {note}" for note in table.notes if table.published_cells]
+    notes += [f"{REMARK} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
     return [head, *blocks, *notes] if blocks else []
 
 

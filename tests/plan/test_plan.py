@@ -1,5 +1,6 @@
 """The plan as data: complete, consistent with the published files, and understood by the papers' own scripts."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -214,7 +215,8 @@ def test_students_need_the_teachers_that_their_scripts_look_for(monkeypatch):
             teacher = yaml.safe_load(file.read_text())["DISTILLER"]["TEACHER"]
             assert run.needs == (f"cifar100/vanilla DISTILLER.STUDENT {teacher}",)
         if run.paper == "mtkd_rl" and run.trains and "--teacher-name-list" in run.command:
-            named = run.command[run.command.index("--teacher-name-list") + 1 :][:4]
+            rest = run.command[run.command.index("--teacher-name-list") + 1 :]
+            named = itertools.takewhile(lambda word: not word.startswith("--"), rest)
             assert run.needs == tuple(f"teacher {teacher}" for teacher in named)
 
 
@@ -332,15 +334,19 @@ def test_released_networks_take_the_place_of_their_runs(tmp_path):
     assert [run.needs for run in runs] == [(), ()]
 
 
-def test_released_teachers_of_edkd_are_looked_for_where_the_script_looks():
+def test_released_teachers_are_looked_for_where_the_scripts_look():
     from edkd.engine.teachers import PUBLISHED
+    from mtkd_rl.setting import teacher_model_path_dict
 
+    released = {run.key: run.released.relative_to(REPOSITORY / run.paper) for run in RUNS if run.released}
     teachers = {need for run in RUNS if is_training_of_edkd(run) for need in run.needs}
-    assert {run.experiment for run in RUNS if run.released} == teachers
-    for run in RUNS:
-        if run.released:
-            name = run.experiment.split()[-1]
-            assert run.released == REPOSITORY / "edkd" / PUBLISHED["cifar100"].format(name=name)
+    assert {experiment for paper, experiment in released if paper == "edkd"} == teachers
+    for (paper, experiment), file in released.items():
+        name = experiment.split()[-1]
+        if paper == "edkd":
+            assert file == Path(PUBLISHED["cifar100"].format(name=name))
+        else:
+            assert file == Path("checkpoint", teacher_model_path_dict[name].format(dataset="cifar100"))
 
 
 # ---------------------------------------------------------------------------------------------------------- selection
