@@ -134,14 +134,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--only", nargs="+", default=[], metavar="TEXT", help="checks that have one of these in their names")
     add("--list", action="store_true", help="print the names of the checks and leave")
     add("--output", type=Path, metavar="FILE", help="write the verdicts as JSON, too")
-    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda ...")
+    add("--device", default="auto", help="auto (the first GPU where there is one), cpu, cuda:1 ...")
     add("--jobs", type=positive, help="processes at a time (default: one a core)")
     add("--miniature", action="store_true", help="as on a CPU: smaller batches, fewer steps")
     add("--worker", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
-    add("--until", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+        args.device = "cuda:0" if torch.cuda.is_available() else "cpu"
     args.miniature = args.miniature or args.device == "cpu"
     return args
 
@@ -153,7 +152,7 @@ def main() -> None:
         torch.set_num_threads(1)  # several processes share the cores
         torch.backends.cuda.matmul.allow_tf32 = False
         use_tf32(False)
-        work(args.worker, CHECKS, torch.device(args.device), args.miniature, args.until)
+        work(args.worker, CHECKS, torch.device(args.device), args.miniature)
         return
     names = select(args.only)
     if args.list:
@@ -164,8 +163,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = args.jobs or min(MOST_JOBS, cores)
     print(f"{len(names)} checks on {args.device}, {jobs} processes | {hardware()}", flush=True)
-    command = [*worker_command(), "--device", args.device, "--until", str(until)]
-    command += ["--miniature"] if args.miniature else []
+    command = [*worker_command(), "--device", args.device, *(["--miniature"] if args.miniature else [])]
     pool = Pool(CHECKS, [*command, "--worker"], report, until)
     pool.run(shards(names, jobs), jobs)
     pool.run([[name for name in names if CHECKS[name].alone]], 1)

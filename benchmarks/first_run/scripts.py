@@ -77,7 +77,7 @@ def generated(place: Place, layout: str = "cifar-100") -> list[str]:
 
 
 def check_tfkd(place: Place) -> Finding:
-    """`tfkd/main.py`, KD by a trained baseline: two epochs, resumed to three; evaluated by `tfkd/evaluate.py`."""
+    """`tfkd/main.py`, Tf-KD_reg: two epochs, evaluated by `tfkd/evaluate.py`; resuming leaves a finished run alone."""
     where, experiment = generated(place), place.scratch / "experiment"
     experiment.mkdir()
     published = json.loads((REPOSITORY / "experiments/base_experiments/base_resnet18/params.json").read_text())
@@ -85,8 +85,16 @@ def check_tfkd(place: Place) -> Finding:
     (experiment / "params.json").write_text(json.dumps(params))
     run = ["--model_dir", str(experiment), *where, "--regularization"]
     call("tfkd/main.py", [*run, "--epochs", "2"], place)
+    record = record_of(experiment)
     call("tfkd/main.py", [*run, "--epochs", "2", "--resume"], place)
-    return finding_of(record_of(experiment), place, captured=True)
+    if record_of(experiment) != record:
+        raise CheckError("resuming a finished run changed its record")
+    call(
+        "tfkd/evaluate.py",
+        ["--model_dir", str(experiment), "--restore_file", "Tf-KD_regularization/best", *where],
+        place,
+    )
+    return finding_of(record, place, captured=True)
 
 
 def check_edkd(place: Place) -> Finding:

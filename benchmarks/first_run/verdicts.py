@@ -36,13 +36,11 @@ class Place:
         device: of all tensors.
         miniature: only show that the check runs: smaller batches and fewer of them, for a CPU.
         scratch: an empty directory of this check's own.
-        until: when measurements have to end, by `time.time`.
     """
 
     device: torch.device
     miniature: bool
     scratch: Path
-    until: float
 
     def require_gpu(self) -> None:
         """Raises:
@@ -50,10 +48,6 @@ class Place:
         """
         if self.device.type != "cuda":
             raise AbsentError("needs CUDA graphs: not on this device")
-
-    @property
-    def seconds_left(self) -> float:
-        return self.until - time.time()
 
 
 @dataclasses.dataclass
@@ -151,13 +145,13 @@ def protocol_stream() -> Iterator[TextIO]:
         yield stream
 
 
-def work(names: list[str], checks: dict[str, Check], device: torch.device, miniature: bool, until: float) -> None:
+def work(names: list[str], checks: dict[str, Check], device: torch.device, miniature: bool) -> None:
     """Run checks one after another and write a JSON line before and after each; stop when the device is lost."""
     with protocol_stream() as stream:
         for name in names:
             print(json.dumps({"begin": name}), file=stream, flush=True)
             with tempfile.TemporaryDirectory() as scratch:
-                verdict = run_check(name, checks[name], Place(device, miniature, Path(scratch), until))
+                verdict = run_check(name, checks[name], Place(device, miniature, Path(scratch)))
             print(json.dumps(dataclasses.asdict(verdict)), file=stream, flush=True)
             if not device_works(device):
                 sys.exit(f"the device does not answer after '{name}'")
