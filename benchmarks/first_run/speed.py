@@ -126,8 +126,6 @@ def check_speed(paper: str, name: str, place: Place) -> Finding:
     setting = setting_of(paper, place.device, place.miniature)
     batch_size = 4 if place.miniature else setting.batch_size
     seconds, rounds = (0.0, 1) if place.miniature else (SECONDS, ROUNDS)
-    if place.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place.device)
     take = Stepper(setting, way, batch_size, place)
     take(1 if place.miniature else WARM_UP_STEPS)
     count = 1 if place.miniature else 4

@@ -67,8 +67,8 @@ MINIATURE = Amount(batch=4, full=4, odd=3, epochs=2)
 class Watched:
     """Batches that note, after each step, the losses that the method gave in it.
 
-    The loop asks for the next batch when a step is over; where steps are replayed, losses lie where the capture put
-    them.
+    The loop asks for the next batch when a step is over. In one that is replayed the method is not called: its losses
+    lie where the capture put them.
 
     Args:
         batches: what is trained on.
@@ -79,11 +79,16 @@ class Watched:
     def __init__(self, batches: Any, method: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         self.batches, self.dtype = batches, dtype
         self.noted: list[dict[str, Tensor]] = []
-        self._losses: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
+        self._called: dict[str, Tensor] = {}  # of a step in which the method was called
         method.register_forward_hook(self._keep)
 
     def _keep(self, method: nn.Module, inputs: tuple, step: Any) -> None:
-        self._losses = {name: loss.detach() for name, loss in step.losses.items()}
+        losses = {name: loss.detach() for name, loss in step.losses.items()}
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self._captured = losses
+        else:
+            self._called = losses
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -95,7 +100,9 @@ class Watched:
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         for batch in self.batches.epoch(epoch):
             yield batch._replace(images=batch.images.to(self.dtype))
-            self.noted.append({name: loss.clone() for name, loss in self._losses.items()})
+            losses = self._called or self._captured
+            self.noted.append({name: loss.clone() for name, loss in losses.items()})
+            self._called = {}
 
     def losses(self) -> list[dict[str, float]]:
         """Of each step so far."""

@@ -151,9 +151,10 @@ class Pool:
 
 
 def last_line(log: Path) -> str:
-    """Of what a process has written to standard error."""
+    """Of what a process has written to standard error; the last that speaks of an error, where one does."""
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "no message"
+    told = [line for line in lines if "what():" in line or "error" in line.lower()]
+    return (told or lines or ["no message"])[-1].strip()[:300]
 
 
 def shards_of(names: Sequence[str], count: int) -> list[list[str]]:

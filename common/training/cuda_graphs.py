@@ -54,7 +54,19 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
-        self.pool = torch.cuda.MemPool()  # outlives every graph: one may be gone before the next is captured
+        self._open_pool()
+
+    def _open_pool(self) -> None:
+        """Memory for all graphs, kept open by a graph of its own.
+
+        Graphs are given up before the next are captured. A pool whose last graph is gone is closed, and up to PyTorch
+        2.11 at least, not even a `torch.cuda.MemPool` keeps its part in pinned memory open (seen on an H100).
+        """
+        self.pool, self._keeper = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self.stream):
+            self._keeper.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            torch.zeros(1, device=self.device)
+            self._keeper.capture_end()
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Call `function` on the stream that captures, as autograd wants it before a capture."""
@@ -81,7 +93,7 @@ class CudaGraphs:
         with torch.cuda.stream(self.stream):
             try:
                 # thread_local: a thread that pins batches meanwhile is none of our business
-                graph.capture_begin(pool=self.pool.id, capture_error_mode="thread_local")
+                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
                 result = function()
             except Exception as error:
                 cause = error
@@ -104,7 +116,7 @@ class CudaGraphs:
             return False
         try:
             graph.reset()
-            self.pool = torch.cuda.MemPool()  # what the old one holds, steps without a graph need
+            self._open_pool()  # what the old one holds, steps without a graph need
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
             with torch.random.fork_rng([self.device]):

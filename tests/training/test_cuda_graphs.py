@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import itertools
 
 import pytest
 import torch
@@ -282,14 +283,14 @@ class Device:
     """What `CudaGraphs` sees of a GPU: streams, graphs, and a state that a broken capture may leave behind.
 
     Args:
-        end_fails: a kernel has broken the capture, so that it cannot be ended.
+        end_fails: a kernel breaks the first capture, so that it cannot be ended.
         stays_broken: the allocator does not recover.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, end_fails: bool, stays_broken: bool = False) -> None:
-        self.end_fails, self.stays_broken, self.broken, self.capturing = end_fails, stays_broken, False, False
+        self.end_fails, self.stays_broken, self.broken, self.capturing = False, stays_broken, False, False
         self.current, self.pools = "default", []
-        device = self
+        device, handles = self, itertools.count(1)
 
         class Graph:
             def capture_begin(self, pool: tuple, capture_error_mode: str) -> None:
@@ -300,7 +301,7 @@ class Device:
             def capture_end(self) -> None:
                 device.capturing = False
                 if device.end_fails:
-                    device.broken = True
+                    device.end_fails, device.broken = False, True
                     raise RuntimeError("operation failed due to a previous error during capture")
 
             def reset(self) -> None:
@@ -308,9 +309,6 @@ class Device:
 
             def replay(self) -> None:
                 pass
-
-        class Pool:
-            id = (0, 1)
 
         @contextlib.contextmanager
         def stream(name: str):
@@ -324,7 +322,7 @@ class Device:
 
         fakes = {
             "Stream": lambda _: "side",
-            "MemPool": Pool,
+            "graph_pool_handle": lambda: (0, next(handles)),
             "CUDAGraph": Graph,
             "stream": stream,
             "synchronize": synchronize,
@@ -335,6 +333,7 @@ class Device:
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
         self.graphs = CudaGraphs(torch.device("cpu"))
+        self.end_fails = end_fails  # of what is captured from here on
 
     def failed(self) -> CaptureError:
         def work() -> None:
@@ -375,11 +374,19 @@ def test_a_capture_that_only_its_end_finds_broken(monkeypatch):
     assert device.current == "default"
 
 
-def test_all_captures_share_a_pool_that_outlives_them(monkeypatch):
+def test_all_captures_share_a_pool_that_a_graph_keeps_open(monkeypatch):
     device = Device(monkeypatch, end_fails=False)
+    assert device.pools == [(0, 1)]  # the keeper's own
     assert device.graphs.capture(lambda: 5)() == 5
     device.graphs.capture(lambda: None)
-    assert device.pools == [device.graphs.pool.id] * 2
+    assert device.pools == [(0, 1)] * 3
+
+
+def test_after_a_failed_capture_another_pool_is_kept_open(monkeypatch):
+    device = Device(monkeypatch, end_fails=False)
+    assert device.failed().recoverable
+    device.graphs.capture(lambda: None)
+    assert device.pools == [(0, 1), (0, 1), (0, 2), (0, 2)]
 
 
 # --------------------------------------------------------------------------------------------- memory, and the record
