@@ -28,10 +28,11 @@ from tests.golden import conformance, conformance_names, draw, golden_array, gol
 # steps within 1e-6 (a replayed step has its learning rate in float32, hence 1e-5 here). In float32 a loss rounds by
 # some 1e-6, logits behind 150 layers by up to 1e-3 of their size, and steps amplify it: on a CPU the six steps of
 # resnet8 end 2e-4 from the figures, those of light networks at Tf-KD's rates 2e-2. Ten times that is allowed.
+# A rectifier that rounding switches moves a gradient by half a hundredth.
 LOSS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 LOGIT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-2}
 FIRST_STEP_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4}
-STEP_TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-3}
+STEP_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 STEP_TOLERANCE_OF_TFKD = {torch.float64: 1e-5, torch.float32: 0.2}
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
