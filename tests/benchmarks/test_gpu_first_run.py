@@ -295,7 +295,7 @@ def test_losses_are_noted_step_by_step(tmp_path):
     """Also those of an odd last batch; the sum of an epoch's agrees with the loop's own."""
     torch.manual_seed(0)
     method = machinery.Small()
-    watched = training.Watched(training.noise_batches(training.MINIATURE, torch.device("cpu")), method)
+    watched = training.Watched(training.noise_batches(training.MINIATURE, torch.device("cpu")))
     runtime = training.PLAIN.runtime(torch.device("cpu"))
     schedule = lambda *_: 1e-4  # noqa: E731
     trainer = training.make_trainer(method, lambda p: torch.optim.SGD(p, lr=1.0), schedule, watched, runtime, tmp_path)
