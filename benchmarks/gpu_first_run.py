@@ -50,7 +50,7 @@ CHECKS: dict[str, Check] = {
     **LAYOUT_ROWS,
     **MORE_SPEED,
 }
-MOST_JOBS = 14  # processes that share a GPU
+MOST_JOBS = 12  # processes that share a GPU
 SHARE_OF_CORRECTNESS = 0.5  # of the time, before anything is measured
 SECONDS_TO_END = 4.0  # for killing what runs and writing the last files
 OUT_OF_TIME = "out of time"
@@ -192,7 +192,9 @@ def main() -> None:
     jobs = args.jobs or min(MOST_JOBS, cpu_count())
     print(f"{len(names)} checks on {args.device}, {jobs} processes | {facts['hardware']}", flush=True)
     command = [*worker_command(), "--device", str(args.device), *(["--miniature"] if args.miniature else [])]
-    sys.exit(report.end(run_all(names, jobs, Pool(CHECKS, [*command, "--worker"], report), started, 60 * args.minutes)))
+    patience = 1.0 if args.device.type == "cuda" else 4.0
+    pool = Pool(CHECKS, [*command, "--worker"], report, patience=patience)
+    sys.exit(report.end(run_all(names, jobs, pool, started, 60 * args.minutes)))
 
 
 def run_all(names: Sequence[str], jobs: int, pool: Pool, started: float, seconds: float) -> list[str]:

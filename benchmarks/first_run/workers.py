@@ -59,6 +59,7 @@ class Pool:
         command: of a worker, to which the names of its checks are appended.
         report: told each verdict.
         start_limit: seconds in which a process has to begin its first check.
+        patience: times the limits of checks is what they may take.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Pool:
         command: Sequence[str],
         report: Callable[[Verdict], None],
         start_limit: float = 90.0,
+        patience: float = 1.0,
     ) -> None:
-        self.checks, self.command, self.report, self.start_limit = checks, list(command), report, start_limit
+        self.checks, self.command, self.report = checks, list(command), report
+        self.start_limit, self.patience = start_limit, patience
         self.events: Queue[tuple[Worker, dict[str, Any] | None]] = Queue()
         self.logs = tempfile.TemporaryDirectory()
         self.started = 0
@@ -148,7 +151,7 @@ class Pool:
     def _look_after(self, worker: Worker) -> None:
         """Kill a process that hangs."""
         limit = self.checks[worker.running].limit if worker.running else self.start_limit
-        if time.time() - worker.since > limit:
+        if time.time() - worker.since > limit * self.patience:
             worker.hung = True
             worker.abort()
             self.events.put((worker, None))  # whether or not it could be killed
