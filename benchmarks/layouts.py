@@ -33,7 +33,7 @@ from common.training.runtime import Runtime, add_runtime_flags, runtime_from, us
 from common.training.schedules import step_decay
 from tfkd.methods import Baseline
 
-NETWORKS = ("tfkd/shufflenet_v2", "tfkd/resnext29", "tfkd/resnet18", "mdistiller/resnet8x4")
+NETWORKS = ("tfkd/shufflenet_v2", "tfkd/resnet18", "tfkd/resnext29", "mdistiller/resnet8x4")
 ALL_NETWORKS = (
     *(f"tfkd/{name}" for name in ("shufflenet_v2", "mobilenet_v2", "resnext29", "resnet18", "resnet50")),
     *(f"tfkd/{name}" for name in ("googlenet", "densenet121")),
@@ -139,6 +139,13 @@ class Row:
             **{f"{layout} {mode}": rate for (layout, mode), rate in self.images_per_second.items()},
             "how": {" ".join(key): how for key, how in self.how.items()},
         }
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Row:
+        """The row that `content` was made of."""
+        ways = [(layout, mode) for mode in MODES for layout in FORMATS]
+        rates, how = ({way: source[" ".join(way)] for way in ways} for source in (content, content["how"]))
+        return cls(content["network"], content["kind"], content["precision"], rates, how)
 
 
 HEADER = (

@@ -442,9 +442,9 @@ def check_trajectories(paper: str, dtype: torch.dtype, place: Place) -> Finding:
     for case in cases[:2] if place.miniature else cases:
         method, make_optimizer, schedule, steps = CASES[paper](case)
         batches = CaseBatches(case, steps, place.device, dtype)
-        watched = Watched(batches, method.to(dtype), dtype)
+        watched = Watched(batches, dtype)
         runtime = FAST.runtime(place.device)
-        trainer = make_trainer(method, make_optimizer, schedule, watched, runtime, place.scratch)
+        trainer = make_trainer(method.to(dtype), make_optimizer, schedule, watched, runtime, place.scratch)
         for epoch in steps:
             batches.current = epoch
             train_epochs(trainer, [epoch])
@@ -485,7 +485,7 @@ def check_multi_level_trajectories(dtype: torch.dtype, place: Place) -> Finding:
         student = golden_fill(MultiResNetV2(37))
         method = MultiLevel(student, Table(case), mixing, **case["hyper"]).to(dtype)
         batches = CaseBatches(case, {0: list(range(len(case["steps"])))}, place.device, dtype)
-        watched, optimizer = Watched(batches, method, dtype), case["optimizer"]
+        watched, optimizer = Watched(batches, dtype), case["optimizer"]
         trainer = make_trainer(
             method,
             lambda p, decay=optimizer["weight_decay"]: torch.optim.AdamW(p, weight_decay=decay),

@@ -26,7 +26,7 @@ def check_layout_row(network: str, precision: str, place: Place) -> Finding:
 
 
 LAYOUT_ROWS = {
-    f"layouts / {network}, {precision}": Check(partial(check_layout_row, network, precision), alone=True, limit=180.0)
+    f"layouts / {network}, {precision}": Check(partial(check_layout_row, network, precision), alone=True, limit=45.0)
     for network in layouts.NETWORKS
     for precision in layouts.WAYS
 }

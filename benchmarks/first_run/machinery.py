@@ -94,7 +94,7 @@ class Snapshots(Watched):
     """Batches that note the trained parameters after each step, too."""
 
     def __init__(self, batches: Any, method: Method) -> None:
-        super().__init__(batches, method)
+        super().__init__(batches)
         self.method, self.parameters = method, [parameters_of(method)]
 
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
@@ -158,7 +158,7 @@ def check_dropout(place: Place) -> Finding:
         torch.manual_seed(0)
         method = Dropping()
         batch = next(noise_batches(amount_at(place), place.device).epoch(0))
-        watched = Watched(SameBatch(batch, 10), method)
+        watched = Watched(SameBatch(batch, 10))
         runtime = way.runtime(place.device)
         schedule = step_decay(0.0, (), 1.0)  # the weights stay: nothing but the dropout differs
         trainer = make_trainer(method, lambda p: torch.optim.SGD(p, lr=1.0), schedule, watched, runtime, place.scratch)
@@ -450,7 +450,7 @@ def check_restored_momentum(place: Place) -> Finding:
     fast = _trainer(_small(), there, FAST, epochs=4, lr=lr, layout=torch.channels_last)
     other = _trainer(_small(), there, PLAIN, epochs=4, lr=lr)
     exact = _trainer(_small().double(), there, EXACT, epochs=4, lr=lr)
-    exact.train = Watched(exact.train, exact.method, torch.float64)
+    exact.train = Watched(exact.train, torch.float64)
     for trainer in (fast, other, exact):
         trainer.method.student.load_state_dict(content["state_dict"])
         trainer.restore_optimizer(load_checkpoint(plain.files.last, place.device))  # each takes the tensors over
@@ -543,7 +543,7 @@ def check_accumulation(place: Place) -> Finding:
         torch.manual_seed(0)
         method = Small().double() if way.double else Small()
         dtype = torch.float64 if way.double else torch.float32
-        watched = Watched(noise_batches(amount, place.device), method, dtype)
+        watched = Watched(noise_batches(amount, place.device), dtype)
         schedule = step_decay(1e-4, (), 1.0)
         runtime = way.runtime(place.device)
         trainer = make_trainer(
@@ -582,7 +582,7 @@ def check_layouts(place: Place) -> Finding:
     for layout in (torch.channels_last, torch.contiguous_format):
         torch.manual_seed(0)
         method = METHODS["tfkd baseline"].build(torch.arange(amount.images) % CLASSES)
-        watched = Watched(noise_batches(amount, place.device), method)
+        watched = Watched(noise_batches(amount, place.device))
         schedule, runtime = step_decay(1e-5, (), 1.0), FAST.runtime(place.device)
         trainer = make_trainer(
             method, lambda p: tfkd_sgd(p, 1e-5), schedule, watched, runtime, place.scratch, layout=layout

@@ -17,7 +17,7 @@ from common.data.synthetic import write_generated
 from common.models import create_model
 from common.training.checkpoints import save_checkpoint
 
-LIMIT = 150.0  # seconds of a command
+LIMIT = 90.0  # seconds of a command
 
 
 def call(script: str, arguments: list[str], place: Place) -> str:
@@ -31,10 +31,9 @@ def call(script: str, arguments: list[str], place: Place) -> str:
     ended = subprocess.run(
         command, cwd=place.scratch, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )
-    print(ended.stdout, ended.stderr, file=sys.stderr)
     if ended.returncode:
         last = (ended.stderr.strip() or "no message").splitlines()[-1]
-        raise CheckError(f"{script} ended with exit code {ended.returncode}: {last[:200]}")
+        raise CheckError(f"{script} ended with exit code {ended.returncode}: {last[:200]}", log=ended.stderr)
     return ended.stdout
 
 
@@ -132,8 +131,8 @@ def check_mlkd(place: Place) -> Finding:
 
 
 SCRIPTS = {
-    "scripts / tfkd": Check(check_tfkd, limit=3 * LIMIT),
-    "scripts / edkd": Check(check_edkd, limit=3 * LIMIT),
-    "scripts / mtkd_rl": Check(check_mtkd_rl, limit=4 * LIMIT),
-    "scripts / mlkd": Check(check_mlkd, limit=3 * LIMIT),
+    "scripts / tfkd": Check(check_tfkd, limit=2 * LIMIT),
+    "scripts / edkd": Check(check_edkd, limit=2 * LIMIT),
+    "scripts / mtkd_rl": Check(check_mtkd_rl, limit=2 * LIMIT),
+    "scripts / mlkd": Check(check_mlkd, limit=2 * LIMIT),
 }

@@ -16,10 +16,10 @@ from common.training.fast_path import capture_blocker
 # Two float32 trainings part by rounding, which the steps amplify alike: as far as the plain one is from float64, the
 # fast one may be too, times what summing in another order, or Winograd's convolutions, can make of it. The floors are
 # for rectifiers that rounding switches on one side only: seen on a CPU, a single one moves the gradients of the layers
-# before it by half a hundredth, while the loss of the same weights stays within 1e-6.
+# before it by half a hundredth, and over some steps of four images the update by 7e-2; the loss stays within 1e-5.
 ROUNDING_FACTOR = 32
 LOSS_FLOOR = 5e-5
-UPDATE_FLOOR = 3e-2
+UPDATE_FLOOR = 8e-2
 # Same kernels on the same numbers: captured or not, bfloat16 steps part only where sums of atomic additions do, by
 # some roundings of 2^-9.
 BF16_TOLERANCE = 2**-6

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.first_run.methods import CLASSES, IMAGE_SIZE, Setting
 from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization
 from common.training.engine import CheckpointFiles, Trainer
-from common.training.method import Method
+from common.training.method import Method, Step
 from common.training.runtime import Runtime, use_tf32
 from common.training.schedules import Schedule, step_decay
 
@@ -65,30 +65,31 @@ MINIATURE = Amount(batch=4, full=4, odd=3, epochs=2)
 
 
 class Watched:
-    """Batches that note, after each step, the losses that the method gave in it.
-
-    The loop asks for the next batch when a step is over. In one that is replayed the method is not called: its losses
-    lie where the capture put them.
+    """Batches in another precision, of whose steps the losses are noted.
 
     Args:
         batches: what is trained on.
-        method: a hook on it keeps its losses.
         dtype: of the images.
     """
 
-    def __init__(self, batches: Any, method: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, batches: Any, dtype: torch.dtype = torch.float32) -> None:
         self.batches, self.dtype = batches, dtype
         self.noted: list[dict[str, Tensor]] = []
-        self._captured: dict[str, Tensor] = {}
-        self._called: dict[str, Tensor] = {}  # of a step in which the method was called
-        method.register_forward_hook(self._keep)
 
-    def _keep(self, method: nn.Module, inputs: tuple, step: Any) -> None:
-        losses = {name: loss.detach() for name, loss in step.losses.items()}
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            self._captured = losses
-        else:
-            self._called = losses
+    def watch(self, trainer: Trainer) -> None:
+        """Note the losses of each of the trainer's steps from now on.
+
+        They are what the step returns: a replay leaves them where the capture put them, and calls nothing that a hook
+        could see.
+        """
+        take_step = trainer._train_step
+
+        def noting(*arguments: Any) -> Step:
+            step = take_step(*arguments)
+            self.noted.append({name: loss.clone() for name, loss in step.losses.items()})
+            return step
+
+        trainer._train_step = noting
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -100,9 +101,6 @@ class Watched:
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         for batch in self.batches.epoch(epoch):
             yield batch._replace(images=batch.images.to(self.dtype))
-            losses = self._called or self._captured
-            self.noted.append({name: loss.clone() for name, loss in losses.items()})
-            self._called = {}
 
     def losses(self) -> list[dict[str, float]]:
         """Of each step so far."""
@@ -176,10 +174,11 @@ def make_trainer(
     epochs: int = 1000,
     **options: Any,
 ) -> Trainer:
-    """A trainer whose checkpoints go to `scratch`; evaluated on `test`, by default on what is trained on."""
+    """A trainer whose checkpoints go to `scratch`; evaluated on `test`, by default on what is trained on. Batches that
+    are `Watched` note its losses."""
     use_tf32(runtime.tf32)
     files = CheckpointFiles(scratch / "last", scratch / "best")
-    return Trainer(
+    trainer = Trainer(
         method,
         make_optimizer,
         schedule,
@@ -191,6 +190,9 @@ def make_trainer(
         settings={},
         **options,
     )
+    if isinstance(train, Watched):
+        train.watch(trainer)
+    return trainer
 
 
 def train_epochs(trainer: Trainer, epochs: Iterable[int]) -> None:
@@ -209,7 +211,7 @@ def train(setting: Setting, way: Way, amount: Amount, device: torch.device, scra
     dtype = torch.float32
     if way.double:
         method, dtype = method.double(), torch.float64
-    watched = Watched(batches, method, dtype)
+    watched = Watched(batches, dtype)
     schedule = step_decay(setting.lr, [2], 0.1, warmup_epochs=1)
     runtime = way.runtime(device)
     trainer = make_trainer(method, lambda p: setting.make_optimizer(p, setting.lr), schedule, watched, runtime, scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import gc
 import json
 import os
@@ -23,7 +24,15 @@ GIVEN_UP = "cannot go on in this process"  # the loop, after a capture that left
 
 
 class CheckError(Exception):
-    """What was checked does not hold; the message says what was found and what was allowed."""
+    """What was checked does not hold; the message says what was found and what was allowed.
+
+    Args:
+        log: of another process, where that failed.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class AbsentError(Exception):
@@ -79,18 +88,23 @@ class Check:
 
     function: Callable[[Place], Finding]
     alone: bool = False
-    limit: float = 120.0
+    limit: float = 90.0
 
 
 @dataclasses.dataclass
 class Verdict:
-    """What came of a check; one line of the report and one entry of the JSON file."""
+    """What came of a check; one line of the report and one entry of the JSON file.
+
+    Attributes:
+        log: of a failure, the traceback or the last lines of its process.
+    """
 
     name: str
     status: str
     text: str
     seconds: float = 0.0
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    log: str = ""
 
     def __str__(self) -> str:
         return f"{self.status:7} {self.name}: {self.text} ({self.seconds:.1f} s)"
@@ -100,19 +114,20 @@ def run_check(name: str, check: Check, place: Place) -> Verdict:
     """Run a check; whatever it raises becomes its verdict."""
     free_memory()
     started = time.perf_counter()
+    figures: dict[str, Any] = {}
+    log = ""
     try:
         finding = check.function(place)
         status, text, figures = NOTE if finding.note else OK, finding.text, finding.figures
     except AbsentError as absent:
-        status, text, figures = ABSENT, str(absent), {}
+        status, text = ABSENT, str(absent)
     except CheckError as failure:
-        status, text, figures = FAILED, str(failure), {}
+        status, text, log = FAILED, str(failure), failure.log or traceback.format_exc()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a script's SystemExit, too
-        traceback.print_exc()
-        status, text, figures = FAILED, f"{type(error).__name__}: {first_line(error)}", {}
-    return Verdict(name, status, text, time.perf_counter() - started, figures)
+        status, text, log = FAILED, f"{type(error).__name__}: {first_line(error)}", traceback.format_exc()
+    return Verdict(name, status, text, time.perf_counter() - started, figures, log)
 
 
 def free_memory() -> None:
@@ -149,6 +164,7 @@ def protocol_stream() -> Iterator[TextIO]:
 
 def work(names: list[str], checks: dict[str, Check], device: torch.device, miniature: bool) -> None:
     """Run checks one after another and write a JSON line before and after each; stop when the device is lost."""
+    faulthandler.enable()  # what kills this process leaves a traceback
     with protocol_stream() as stream:
         for name in names:
             print(json.dumps({"begin": name}), file=stream, flush=True)

@@ -122,7 +122,7 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         UserError: a device that is not there, or a precision that it cannot compute in.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
+    device = resolve_device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
     if args.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
     if args.plain and args.compile:
@@ -170,7 +170,7 @@ def _has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device of this process; `local_rank` chooses among several GPUs."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
