@@ -86,7 +86,7 @@ def shards(names: Sequence[str], jobs: int) -> list[list[str]]:
         return [*shards_of(together, jobs), *([name] for name in failures)]
     return [
         *shards_of(parts["steps /"], jobs // 2),
-        *shards_of(loop, max(1, jobs // 5)),
+        *shards_of(loop, max(1, jobs // 4)),
         *([name] for name in failures),
         *([name] for name in parts["scripts /"]),
         *shards_of(parts["bf16 /"], jobs // 3),

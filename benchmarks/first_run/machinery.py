@@ -674,5 +674,8 @@ FAILURES: dict[str, Callable[[Place], Finding]] = {
     "failed capture, evaluation": check_evaluation_that_cannot,
     "out of memory": check_out_of_memory,
 }
-MACHINERY_CHECKS = {f"loop / {name}": Check(function) for name, function in MACHINERY.items()}
+MACHINERY_CHECKS = {
+    f"loop / {name}": Check(function, limit=150.0 if name == "compile" else 90.0)
+    for name, function in MACHINERY.items()
+}
 FAILURE_CHECKS = {f"loop / {name}": Check(function) for name, function in FAILURES.items()}
