@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from common.training.runs import cpu_name
+from common.hardware import cpu_name
 
 
 def interleave(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

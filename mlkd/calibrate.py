@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
         default="sum",
         help="weights of a sum as published, or of the ensemble's mean",
     )
-    add_runtime_flags(parser)
+    add_runtime_flags(parser, training=False)
     return parser.parse_args()
 
 

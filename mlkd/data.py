@@ -137,7 +137,7 @@ def part_batches(
         "rank": runtime.rank,
         "world_size": runtime.world_size,
         "limit": args.limit_train_batches if train else args.limit_eval_batches,
-        "seed": args.seed,
+        "seed": runtime.seed,
     }
     if isinstance(images, ImageFiles):
         return LargeImageBatches(

@@ -77,6 +77,7 @@ def run_student(
     """
     if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
+    build_network(args.arch, 2, "--arch")  # a wrong name is said before any data are read
     if args.gpu is not None:
         args.device = f"cuda:{args.gpu}"
     start_processes(args, DIST_URL, max(1, args.world_size), max(0, args.rank))

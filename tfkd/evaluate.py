@@ -19,8 +19,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_dir", default="experiments/base_model", help="directory with params.json")
     parser.add_argument("--restore_file", default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir")
     parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
-    add_data_flags(parser)
-    add_runtime_flags(parser)
+    add_data_flags(parser, training=False)
+    add_runtime_flags(parser, training=False)
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.command_line import find_path
+from common.command_line import REPOSITORY, find_path, nearest
 from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
 from common.data.flags import cut_validation, require_images
 from common.errors import UserError
@@ -37,8 +37,13 @@ def open_experiment(path: str) -> tuple[Path, Params]:
     """
     model_dir = find_path(path, PAPER)
     if not model_dir.is_dir():
+        names = [
+            str(file.parent.relative_to(REPOSITORY))
+            for file in REPOSITORY.glob("experiments/*_experiments/**/params.json")
+        ]
+        hint = nearest(path.rstrip("/"), names, f"find {REPOSITORY / 'experiments'} -name params.json")
         raise UserError(
-            f"no directory {path} here, in {PAPER}/ or in the repository: --model_dir must hold params.json"
+            f"no directory {path} here, in {PAPER}/ or in the repository: --model_dir must hold params.json; {hint}"
         )
     return model_dir, read_params(model_dir / "params.json")
 

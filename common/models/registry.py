@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
+from common.command_line import nearest
 from common.errors import UserError
 from common.models.network import Network
 
@@ -99,8 +99,7 @@ def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", 
     """
     names = list_models(family)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+        hint = nearest(name, names, f"python -m common.models {family}")
         raise UserError(f"unknown model '{name}' in family '{family}': {hint}")
     module, _, attribute = FAMILIES[family][name].partition(":")
     builder = getattr(importlib.import_module(f"common.models.{module}"), attribute)

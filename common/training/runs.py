@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
+from common.hardware import cpu_name
 from common.training.checkpoints import write_atomically
 
 
@@ -158,12 +159,3 @@ def _commit() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -17,25 +17,32 @@ from common.errors import UserError
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every training script here understands."""
+def add_runtime_flags(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
+    """The flags that every script here understands; an evaluation has no use for those that are about training."""
     group = parser.add_argument_group("runtime (the same for every script here)")
     group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
     group.add_argument(
         "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
     )
-    group.add_argument("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
     group.add_argument(
         "--plain",
         action="store_true",
         help="take every step as the published code does: contiguous tensors, teachers as they are, nothing fused or "
         "recorded; for comparisons with the fast way, which is the default",
     )
-    group.add_argument("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
-    group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
-    group.add_argument("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
     group.add_argument("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
     group.add_argument("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    if training:
+        group.add_argument(
+            "--compile", action="store_true", help="compile the training step (slow start, faster steps)"
+        )
+        group.add_argument(
+            "--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout"
+        )
+        group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
+        group.add_argument(
+            "--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +102,7 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
     device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
     if args.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
-    if args.plain and args.compile:
+    if args.plain and getattr(args, "compile", False):
         raise UserError("--plain leaves out what makes steps faster: give it without --compile")
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
@@ -109,9 +116,10 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
         nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
         dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
-    torch.manual_seed(args.seed)
+    compiled, seed = getattr(args, "compile", False), getattr(args, "seed", 0)  # evaluations have neither flag
+    torch.manual_seed(seed)
     try:
-        yield Runtime(device, args.amp, args.compile, args.plain, args.seed, rank, world_size)
+        yield Runtime(device, args.amp, compiled, args.plain, seed, rank, world_size)
     finally:
         if world_size > 1:
             dist.destroy_process_group()

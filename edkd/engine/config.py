@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from common.command_line import find_path
+from common.command_line import REPOSITORY, find_path, nearest
 from common.data import Dataset
 from common.errors import UserError
 from edkd.distillers import distiller_dict
@@ -27,6 +27,7 @@ PLACE_AND_BUDGET = (
 )
 
 
+LIST_CONFIGS = f"find {REPOSITORY / PAPER / 'configs'} -name '*.yaml'"
 # keys that hold a path, which no directory is named by
 PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
 
@@ -41,7 +42,9 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     if args.cfg:
         path = find_path(args.cfg, PAPER)
         if not path.is_file():
-            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository")
+            root = REPOSITORY / PAPER
+            hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], LIST_CONFIGS)
+            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
         cfg.merge_from_file(path)
     published = {"published_epochs": cfg.SOLVER.EPOCHS, "published_batch_size": cfg.SOLVER.BATCH_SIZE}
     cfg.merge_from_list(args.opts)

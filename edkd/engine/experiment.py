@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import Any
 
-from common.command_line import find_path
+from common.command_line import find_path, nearest
 from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, load_dataset
 from common.data.flags import cut_validation, require_images
 from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
@@ -64,9 +63,7 @@ def build_network(name: str, dataset: str, num_classes: int, key: str) -> Networ
     if not name:
         raise UserError(f"{key} is empty: name a network, one of {', '.join(names)}")
     if name not in names:
-        by_case = [n for n in names if n.lower() == name.lower()]
-        close = by_case or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+        hint = nearest(name, names, "python -m common.models mdistiller")
         raise UserError(f"{key}: no network '{name}' for {dataset}: {hint}")
     return create_model(PREFIXES[dataset] + name, num_classes, family="mdistiller")
 

@@ -26,8 +26,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-c", "--ckpt", default=PRETRAINED, metavar="FILE", help="checkpoint, or pretrain")
     parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="data set")
     parser.add_argument("-bs", "--batch-size", type=int, default=64, metavar="N", help="images a batch")
-    add_data_flags(parser)
-    add_runtime_flags(parser)
+    add_data_flags(parser, training=False, folders=False)
+    add_runtime_flags(parser, training=False)
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error("-bs must be at least 1")
