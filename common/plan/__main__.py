@@ -23,7 +23,7 @@ from common.plan.budgets import Budget, load_budget
 from common.plan.datasets import is_present, provide
 from common.plan.estimate import estimate
 from common.plan.executors import Executor, LocalExecutor, cpu_count
-from common.plan.plan import load_plan, select
+from common.plan.plan import PlannedRun, load_plan, select
 from common.plan.tasks import State, Task, make_tasks, states
 from common.results.page import render_page
 from common.results.records import read_runs
@@ -123,20 +123,25 @@ def missing_networks(tasks: Sequence[Task], state: Mapping[Task, State]) -> list
     }
     lines = []
     for kind, taught in (("teachers", False), ("students", True)):  # a student has teachers itself
-        papers: dict[str, list[str]] = {}
+        papers: dict[str, list[PlannedRun]] = {}
         for run in untrained.values():
             if bool(run.needs) is taught:
-                papers.setdefault(run.paper, []).append(run.experiment)
+                papers.setdefault(run.paper, []).append(run)
         if papers:
-            named = "; ".join(f"{paper}: {', '.join(_short_names(names))}" for paper, names in papers.items())
+            named = "; ".join(
+                f"{paper}: {', '.join(_names(missing, whole=taught))}" for paper, missing in papers.items()
+            )
             lines.append(f"missing {kind} (the plan trains them): {named}")
     return lines
 
 
-def _short_names(experiments: list[str]) -> list[str]:
-    """The last part of each name where that tells them apart, else the whole names."""
-    short = [re.split(r"[ /]", name)[-1] for name in experiments]
-    return short if len(set(short)) == len(short) and not any(word.isupper() for word in short) else experiments
+def _names(runs: Sequence[PlannedRun], *, whole: bool) -> list[str]:
+    """The runs' experiments, or of each its last part alone, with the number of data sets where those are several."""
+    datasets: dict[str, set[str]] = {}
+    for run in runs:
+        name = run.experiment if whole else re.split(r"[ /]", run.experiment)[-1]
+        datasets.setdefault(name, set()).add(run.dataset)
+    return [f"{name} (on {len(of)} data sets)" if len(of) > 1 else name for name, of in datasets.items()]
 
 
 def by_hand() -> str:

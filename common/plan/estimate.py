@@ -27,7 +27,7 @@ FORWARD_SHARE = 1 / 3
 # float32 rates in TFLOP/s: of a product of matrices beside the measured steps (benchmarks/README.md) ...
 CPU_TERAFLOPS = 0.165
 # ... and of classes of GPUs, by NVIDIA's data sheets
-GPU_CLASSES = {"of the T4's class (8.1 TFLOP/s)": 8.1, "of the A100's (19.5)": 19.5}
+GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.5}
 ENOUGH_BATCHES = 10  # an epoch, for its speed to mean something
 
 
@@ -53,22 +53,22 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
             continue
         rate = own.get(f"{task.run.paper} {task.run.experiment}", measured["images_per_second"])
         hours[task.run.paper] += images(task, measured["epochs"]) / rate / 3600
-    papers = ", ".join(f"{paper} {value:,.1f}" for paper, value in hours.items())
+    papers = ", ".join(f"{paper} {duration(value)}" for paper, value in hours.items())
     total = sum(hours.values())
-    measured_here = table["hardware"].startswith(f"{cpu_name()} (CPU)")
-    where = "this machine's CPU" if measured_here else "a CPU"
-    lines = [
-        f"estimate of what remains on {where}, run after run: {total:,.1f} hours" + (f" ({papers})" if papers else "")
-    ]
+    where = "this machine's CPU" if table["hardware"].startswith(f"{cpu_name()} (CPU)") else "a CPU"
+    lines = [f"estimate of what remains, run after run, on {where}: {duration(total)}" + (papers and f" ({papers})")]
     if hours:
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}, and by finished runs in {output}")
-        classes = "; ".join(
-            f"{name}: {total * CPU_TERAFLOPS / speed:,.1f} hours" for name, speed in GPU_CLASSES.items()
-        )
-        lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {classes}")
+        gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
+        lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {', '.join(gpus)}")
     if unknown:
         lines.append(f"  without {len(unknown)} runs that were never measured, such as {unknown[0]}")
     return "\n".join(lines)
+
+
+def duration(hours: float) -> str:
+    """For people: in minutes below an hour."""
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
 
 
 def measured_step(task: Task, table: dict[str, Any]) -> dict[str, Any] | None:

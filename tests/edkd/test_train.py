@@ -74,8 +74,11 @@ def test_files_of_a_run(run_script, where, teacher, tmp_path):
     assert {"train/loss_ce", "train/loss_kd", "test/top5"} <= lines[0].keys()
 
 
-def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
+def test_a_teacher_trained_here_is_found(run_script, where, tmp_path, monkeypatch):
     """The error names the release and the command; the command's result is then found, the longest run first."""
+    empty = tmp_path / "empty"  # in place of this checkout, which may have teachers
+    monkeypatch.setattr("edkd.engine.teachers.REPOSITORY", empty)
+    monkeypatch.setattr("edkd.engine.teachers.find_path", lambda path, paper: empty / path)
     cfg = ["--cfg", KD, "DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8", "--epochs", "1"]
     missing = run_script("train", *cfg, *where)
     assert missing.code == 2

@@ -1,0 +1,74 @@
+"""What all command lines share: help, nearest names, and what is said when somebody stops them."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from common.command_line import ArgumentParser, entry_point, nearest
+from tests.processes import REPOSITORY
+
+SCRIPTS = {
+    "tfkd": ["main", "evaluate"],
+    "edkd": ["tools.train", "tools.eval"],
+    "mtkd_rl": ["train_baseline", "train_student_avg", "train_student_rl"],
+    "mlkd": ["train", "calibrate", "train_teacher"],
+}
+
+
+@pytest.mark.parametrize("script", [f"{paper}.{name}" for paper, names in SCRIPTS.items() for name in names])
+def test_help_names_each_default_once(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).main()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "usage:" in text
+    for nonsense in ("(default: None)", "(default: False)", "(default: )", ") (default"):
+        assert nonsense not in text
+
+
+def test_help_names_defaults_that_say_something():
+    parser = ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0, help="of chance")
+    assert "of chance (default: 0)" in parser.format_help()
+
+
+@pytest.mark.parametrize("script", ["tfkd.evaluate", "edkd.tools.eval", "mlkd.calibrate"])
+@pytest.mark.parametrize("flag", [["--resume"], ["--seed", "1"], ["--limit-train-batches", "1"], ["--compile"]])
+def test_evaluations_refuse_flags_of_training(script, flag, monkeypatch, capsys):
+    needed = ["--ensemble", "config.json"] if script == "mlkd.calibrate" else []
+    monkeypatch.setattr(sys, "argv", [script, *needed, *flag])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(script).parse_arguments()
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {flag[0]}" in capsys.readouterr().err
+
+
+def test_nearest_names():
+    names = ["resnet20", "resnet32", "vgg8"]
+    assert nearest("ResNet20", names, "ls").startswith("did you mean 'resnet20'?")
+    assert nearest("resnet22", names, "ls").endswith("`ls` lists all)")
+    assert nearest("transformer", names, "ls") == "`ls` lists all"
+
+
+@pytest.mark.parametrize(
+    ("advice", "said"), [((), "stopped\n"), (("the same command with --resume goes on",), None)], ids=["none", "some"]
+)
+def test_stopping_advises_only_what_helps(advice, said, capsys, monkeypatch):
+    def stopped() -> None:
+        raise KeyboardInterrupt(*advice)
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        entry_point(stopped)()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == (said or f"stopped; {advice[0]}\n")
+
+
+def test_networks_can_be_listed():
+    command = [sys.executable, "-m", "common.models"]
+    ended = subprocess.run([*command, "mtkd_rl"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "RegNetX_200MF" in ended.stdout.split()
+    ended = subprocess.run([*command, "nobody"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 2
