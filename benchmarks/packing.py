@@ -18,11 +18,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import hardware
+from benchmarks.timing import hardware, how_it_ran
 from common.command_line import REPOSITORY, ArgumentParser, entry_point, positive
 from common.errors import UserError
 from common.models import create_model
@@ -107,6 +108,12 @@ def steady_rate(rates: list[list[float]], begun: list[int]) -> float:
     return sum(statistics.harmonic_mean(own) for own in steady)
 
 
+def how_they_ran(places: Iterable[Path]) -> list[str]:
+    """What the records of the runs in `places` say about how they computed, each way once."""
+    files = [file for place in places for file in place.rglob("run.json")]
+    return sorted({how_it_ran(read_json(file)["execution"]) for file in files})
+
+
 def mps_is_on() -> bool:
     """Whether NVIDIA's Multi-Process Service runs, by which processes compute on a GPU at the same time."""
     names = []
@@ -157,6 +164,8 @@ def main() -> None:
             measured.append(train_together(commands, threads, args.epochs))
             rate, ratio = measured[-1], measured[-1] / measured[0]
             print(f"  {count} at a time, threads each: {threads} {rate:10.0f} images/s  ratio {ratio:.2f}", flush=True)
+            for way in how_they_ran(commands):
+                print(f"    ran: {way}", flush=True)
 
 
 if __name__ == "__main__":

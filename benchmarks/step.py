@@ -3,8 +3,9 @@
 `python -m benchmarks.step --student shufflenet_v2` trains by cross-entropy as Tf-KD's baselines do;
 `python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD;
 `python -m benchmarks.step --paper mtkd_rl --student ShuffleV2` by MTKD-RL with the paper's four teachers;
-`python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile` and `--amp` are options of
-our side. Beside both stands the rate that a matrix product reaches meanwhile; `--profile` says where our time goes.
+`python -m benchmarks.step --paper mlkd --batch-size 4` by MLKD, at 224 x 224. `--compile`, `--amp` and `--no-graphs`
+are options of our side, `--tf32` is one of both; below stands how each side really ran. Beside both stands the rate
+that a matrix product reaches meanwhile; `--profile` says where our time goes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from benchmarks.arithmetic import flops_of, matrix_product, report_arithmetic
 from benchmarks.loader import training_images
 from benchmarks.operators import MarkedBatches, report_shares, shares
 from benchmarks.plain import PlainLoop, plain_loader
-from benchmarks.timing import interleave, report
+from benchmarks.timing import how_it_ran, interleave, report
 from common.command_line import ArgumentParser, entry_point, positive
 from common.data import Augmentation, Batches, Normalization
 from common.models import create_model
@@ -192,7 +193,7 @@ def main() -> None:
         images = training_images()
         setting = SETTINGS[args.paper](args, torch.from_numpy(images.targets), runtime)
         batch_size = args.batch_size or setting.batch_size
-        # a GPU's step is recorded anew each epoch, which is what a measurement is for our side
+        # an epoch, which is what a measurement is for our side, begins with work of its own
         steps = args.steps or (200 if runtime.device.type == "cuda" else 4)
         normalization, augmentation = setting.preparation
         loader = plain_loader(images, normalization, augmentation, batch_size, args.workers, setting.plain_transform)
@@ -234,6 +235,8 @@ def main() -> None:
         products = {dtype: matrix_product(runtime.device, dtype) for dtype in precisions.values()}
         rates = interleave({**sides, **products}, args.rounds)
         report(f"step: {setting.title}, batch {batch_size}", {side: rates[side] for side in sides})
+        print(f"  plain ran: steps eager, contiguous, {dataclasses.replace(runtime, amp='off').precision}")
+        print(f"  ours ran: {how_it_ran(trainer.execution())}")
         # counted on the plain side, for both compute the same, ours partly out of the counter's sight
         report_arithmetic(flops_of(lambda: plain.steps(1)), batch_size, precisions, rates)
         if args.profile:

@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -42,6 +43,15 @@ def report(title: str, rates: dict[str, list[float]]) -> None:
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
         print(f"  {name:30} {medians[name]:10.0f} images/s  ({spread})  ratio {medians[name] / reference:.2f}")
+
+
+def how_it_ran(execution: dict[str, Any]) -> str:
+    """What a run's record says about how it computed (`Trainer.execution`), in a line."""
+    memory = execution["peak_memory_mib"]
+    parts = [f"steps {execution['step']}", execution["layout"], execution["precision"]]
+    if memory:
+        parts.append(f"peak memory {memory['allocated']:.0f} MiB allocated, {memory['reserved']:.0f} MiB reserved")
+    return ", ".join(parts)
 
 
 def hardware() -> str:

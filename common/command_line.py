@@ -24,6 +24,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         nothing = action.default is None or action.default is False or action.default in ("", [])
         if nothing or "default" in (action.help or ""):
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
 

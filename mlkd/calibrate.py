@@ -1,10 +1,16 @@
-"""Learn an ensemble's weights on the validation part and write them into its file:
-`python3 calibrate.py --ensemble config.json -d oxford-iiit`.
+"""Learn an ensemble's weights: `python3 calibrate.py --ensemble config.json -d oxford-iiit` writes them into that file.
+
+As published they are fitted on the augmented training part; `--fit-on validation` takes images that no member has seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +20,8 @@ from tqdm import tqdm
 from common.command_line import ArgumentParser, entry_point, find_path, positive
 from common.errors import UserError
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
-from mlkd.calibration import calibrate, combine
-from mlkd.data import add_data_flags, load_data, network_input, part_batches, split
+from mlkd.calibration import calibrate, combine, first_weights
+from mlkd.data import SEED, PartBatches, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
 
@@ -29,25 +35,43 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ensemble", required=True, metavar="FILE", help="JSON that names the members")
     ours = parser.add_argument_group("added here")
     ours.add_argument(
+        "--fit-on",
+        choices=("train", "validation"),
+        default="train",
+        help="train: augmented and shuffled, from a linear layer's random weights, as published; validation: as they "
+        "are, whose logits are computed once, from the file's weights",
+    )
+    ours.add_argument(
         "--form",
         choices=("sum", "mean"),
         default="sum",
         help="weights of a sum as published, or of the ensemble's mean",
     )
-    add_runtime_flags(parser, training=False)
+    add_runtime_flags(parser, without=("--compile", "--plain", "--no-graphs", "--resume"))
+    parser.set_defaults(seed=SEED)
     return parser.parse_args()
 
 
-@torch.inference_mode()
-def all_logits(members: list[Teacher], batches: object, runtime: Runtime) -> list[tuple[Tensor, Tensor]]:
-    """Each batch's logits of every member, [M, N, K], and its class indices, [N]."""
-    networks = [member.network.to(runtime.device) for member in members]
-    collected = []
-    for batch in tqdm(batches.epoch(), total=len(batches), desc="logits", unit="batch", leave=False, disable=None):
-        with runtime.autocast():
-            logits = torch.stack([network(batch.images) for network in networks]).float()
-        collected.append((logits, batch.targets))
-    return collected
+class MemberLogits:
+    """The `LogitBatches` of members on images: each pass computes them anew, for the images' next epoch."""
+
+    def __init__(self, members: list[Teacher], batches: PartBatches, runtime: Runtime) -> None:
+        self.networks = [member.network.to(runtime.device) for member in members]
+        self.batches, self.runtime, self.epoch = batches, runtime, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @torch.no_grad()
+    def _logits(self, images: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            return torch.stack([network(images) for network in self.networks]).float()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = self.batches.epoch(self.epoch)
+        self.epoch += 1
+        for batch in tqdm(batches, total=len(self), desc="logits", unit="batch", leave=False, disable=None):
+            yield self._logits(batch.images), batch.targets
 
 
 def describe(batches: list[tuple[Tensor, Tensor]], weights: Tensor, form: str) -> str:
@@ -58,22 +82,32 @@ def describe(batches: list[tuple[Tensor, Tensor]], weights: Tensor, form: str) -
     return f"cross-entropy {F.cross_entropy(logits, targets).item():.4f}, accuracy {accuracy:.2f}"
 
 
+def rounded(weights: Tensor) -> list[float]:
+    return [round(weight, 4) for weight in weights.tolist()]
+
+
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     file = read_ensemble(find_path(args.ensemble, PAPER))
+    print(file.reading)
     data = load_data(args)
     members = file.load(network_input(args, data))
-    _, validation = split(data.train)
-    batches = part_batches(args, validation, runtime)
-    if not len(batches):
-        raise UserError(f"no validation images are left to calibrate on: {data.name} has {len(data.train)} images")
-    logits = [(logits.clone(), targets.clone()) for logits, targets in all_logits(members, batches, runtime)]
+    parts = make_batches(args, data, runtime)
+    held_out = list(MemberLogits(members, parts["validation"], runtime))
     before = torch.tensor(file.weights, device=runtime.device)
-    print(f"{batches.samples} validation images of {data.name} ({data.content})")
-    print(f"before: {describe(logits, before, args.form)}")
+    print(f"{parts['validation'].samples} validation images of {data.name} ({data.content})")
+    print(f"before: {describe(held_out, before, args.form)}")
+    if args.fit_on == "train":
+        batches, begin = MemberLogits(members, parts["train"], runtime), first_weights(len(members), args.seed)
+        fitted_on = f"{parts['train'].samples} augmented training images"
+    else:
+        batches, begin, fitted_on = held_out, before, "the validation images"
     steps = max(1, ACCUMULATED // args.batch_size)
-    after, _ = calibrate(logits, before, epochs=args.epochs, accumulation_steps=steps, form=args.form)
-    print(f"after:  {describe(logits, after, args.form)}")
-    weights = [round(weight, 4) for weight in after.tolist()]
+    updates = args.epochs * -(-len(batches) // steps)
+    print(f"fitting on {fitted_on}, {updates} updates from {rounded(begin)}")
+    begin = begin.to(runtime.device)
+    after, _ = calibrate(batches, begin, epochs=args.epochs, accumulation_steps=steps, form=args.form)
+    print(f"after:  {describe(held_out, after, args.form)}")
+    weights = rounded(after)
     file.with_weights(weights)
     print(f"weights of the {args.form}: {weights}, written to {file.path}")
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Form = Literal["sum", "mean"]
+
+
+class LogitBatches(Protocol):
+    """Batches of the members' logits, [M, N, K], with class indices, [N]. A list of them is one."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 def combine(logits: Tensor, weights: Tensor, form: Form) -> Tensor:
@@ -26,8 +34,15 @@ def combine(logits: Tensor, weights: Tensor, form: Form) -> Tensor:
     return total if form == "sum" else total / len(weights)
 
 
+def first_weights(members: int, seed: int) -> Tensor:
+    """Where the published fit begins, [M]: as PyTorch's linear layer over the members does, within 1 / sqrt(M) of 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(members, 1, bias=False).weight.detach()[0]
+
+
 def calibrate(
-    batches: Sequence[tuple[Tensor, Tensor]],
+    batches: LogitBatches,
     weights: Tensor,
     *,
     epochs: int,
@@ -39,7 +54,7 @@ def calibrate(
     The last batch of an epoch updates with whatever has come together.
 
     Args:
-        batches: the members' logits, [M, N, K], and class indices, [N].
+        batches: to fit on; gone through once an epoch.
         weights: to begin with, [M].
         epochs: how many.
         accumulation_steps: batches an update.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.runs import read_json, write_json
-from mlkd.teachers import Input, Teacher, is_architecture, load_teacher
+from mlkd.teachers import Input, Teacher, find_checkpoint, is_architecture, is_path, load_teachers
 
 
 class Ensemble(nn.Module):
@@ -43,8 +43,9 @@ class EnsembleFile:
     Attributes:
         path: the file.
         names: timm's names of the members.
-        checkpoints: their files, as written.
+        checkpoints: their checkpoints, as written.
         weights: one a member.
+        reading: which list was taken for what, in words.
         content: the whole file.
     """
 
@@ -52,11 +53,15 @@ class EnsembleFile:
     names: tuple[str, ...]
     checkpoints: tuple[str, ...]
     weights: tuple[float, ...]
+    reading: str
     content: dict[str, Any]
 
     def load(self, given: Input) -> list[Teacher]:
-        """The members with their weights; raises what `load_teacher` does."""
-        return [load_teacher(*member, given) for member in zip(self.names, self.checkpoints, strict=True)]
+        """The members with their weights; raises what `load_teachers` does."""
+        try:
+            return load_teachers(list(zip(self.names, self.checkpoints, strict=True)), given)
+        except UserError as error:
+            raise UserError(f"{error} ({self.reading})") from error
 
     def with_weights(self, weights: Sequence[float]) -> None:
         """Write the file anew with other weights; everything else in it stays."""
@@ -66,8 +71,8 @@ class EnsembleFile:
 def read_ensemble(path: Path) -> EnsembleFile:
     """Read an ensemble's file.
 
-    Of the lists `models` and `names` one has timm's names and the other checkpoint files, whichever way round.
-    Weights that are left out are 1.
+    As published, `models` has timm's names and `names` the checkpoints `models/<name>.pth`; the other way round is
+    understood too, and paths in place of names. Weights that are left out are 1.
 
     Raises:
         UserError: absent, not JSON, or lists that are missing, of other content, or of different length.
@@ -83,15 +88,27 @@ def read_ensemble(path: Path) -> EnsembleFile:
         raise UserError(f"{path}: 'weights' must be a list of numbers")
     if len(weights) != len(models):
         raise UserError(f"{path} has {len(weights)} weights for {len(models)} models")
-    if all(is_architecture(name) for name in models):
-        models, names = names, models
-    return EnsembleFile(path, tuple(names), tuple(models), tuple(map(float, weights)), content)
+    as_published = _as_published(models, names)
+    architectures, checkpoints = (models, names) if as_published else (names, models)
+    lists = ("models", "names") if as_published else ("names", "models")
+    reading = "{}: timm's names are those in '{}', checkpoints those in '{}'".format(path.name, *lists)
+    return EnsembleFile(path, tuple(architectures), tuple(checkpoints), tuple(map(float, weights)), reading, content)
+
+
+def _as_published(models: list[str], names: list[str]) -> bool:
+    """Whether `models` has timm's names; a checkpoint may be called like a network of timm's, as resnet152 is."""
+    known_models, known_names = (sum(map(is_architecture, words)) for words in (models, names))
+    if known_models == known_names == len(models):
+        return all(map(find_checkpoint, names)) or not all(map(find_checkpoint, models))
+    if known_models == known_names:  # one list is misspelt: paths are no names
+        return not any(map(is_path, models))
+    return known_models > known_names
 
 
 def _strings(content: dict[str, Any], key: str, path: Path) -> list[str]:
     value = content.get(key)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UserError(
-            f"{path}: '{key}' must be a list of strings (timm's names in one list, checkpoints in the other)"
+            f"{path}: '{key}' must be a list of strings (timm's names in 'models', names of checkpoints in 'names')"
         )
     return value

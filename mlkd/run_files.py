@@ -65,9 +65,9 @@ class RunFiles:
             save_checkpoint(self.export(state), self.snapshot(done))
 
     def save_history(self, lines: list[dict]) -> None:
-        """Write the history under its published keys; accuracies are fractions."""
+        """Write the history under its published keys: losses are means over batches, accuracies fractions."""
         columns = {
-            "sd_loss": [line["train/loss"] for line in lines],
+            "sd_loss": [line["train/sd_loss"] for line in lines],
             "valid_loss": [line["validation/loss"] for line in lines],
             "valid_acc": [line["validation/accuracy"] / 100 for line in lines],
         }

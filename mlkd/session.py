@@ -17,7 +17,7 @@ from common.training.method import Method
 from common.training.runs import RunDirectory, is_done, read_json
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
-from mlkd.data import dataset_name, make_batches
+from mlkd.data import PartBatches, dataset_name
 from mlkd.exits import Accuracies
 from mlkd.run_files import RunFiles
 from mlkd.teachers import PAPER
@@ -35,6 +35,7 @@ class Session:
     Args:
         args: flags.
         data: data set.
+        batches: of its three parts.
         method: what is trained.
         schedule, weight_decay: of AdamW.
         files: of the run.
@@ -47,6 +48,7 @@ class Session:
         self,
         args: argparse.Namespace,
         data: Dataset,
+        batches: dict[str, PartBatches],
         method: Method,
         schedule: Schedule,
         weight_decay: float,
@@ -56,14 +58,15 @@ class Session:
         accumulation_steps: int = 1,
     ) -> None:
         self.args, self.data, self.files, self.runtime = args, data, files, runtime
-        batches = make_batches(args, data, runtime)
         self.test = batches["test"]
+        self.accumulation_steps = accumulation_steps
         settings = {
             "dataset": dataset_name(args),
             "data": data.fingerprint,
             "method": type(method).__name__,
             **settings,
             **{key: getattr(args, key) for key in FLAGS_THAT_MATTER},
+            "global_batch_size": args.batch_size * runtime.world_size,
         }
         self.trainer = Trainer(
             method,
@@ -125,7 +128,7 @@ class Session:
             )
             if resumed:
                 remarks = [*remarks, f"resuming after epoch {trainer.epochs_done}/{args.epochs}"]
-            for remark in (*remarks, f"{experiment} on {self.data.content}"):
+            for remark in (*remarks, self._batches_in_words(), f"{experiment} on {self.data.content}"):
                 run.log(remark)
 
         def save(figures: dict[str, float], is_best: bool) -> None:
@@ -145,6 +148,11 @@ class Session:
             return {"accuracy": {**accuracy, "selected_by_validation": best["final"]}, **report(best, last, run)}
 
         trainer.fit(run, save, measured)
+
+    def _batches_in_words(self) -> str:
+        each, processes, steps = self.args.batch_size, self.runtime.world_size, self.accumulation_steps
+        text = f"global batch {each * processes}: {each} images in each of {processes} process{'es' * (processes > 1)}"
+        return text + (f", gradients of {steps} batches summed before an update" if steps > 1 else "")
 
     def _load_chosen(self, network: nn.Module) -> None:
         """Take the weights of the epoch with the lowest validation loss, from the main process's file."""

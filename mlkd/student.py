@@ -9,6 +9,8 @@ from timm.layers import ClassifierHead, StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
+from common.models.initialization import init_convs_by_fan_out
+
 EXITS = ("exit_1", "exit_2", "exit_3", "final")  # in the order in which an image meets them
 MULTIPLE = 32  # of pixels in an image's side: the first exit's map is a quarter of it, in patches of eight
 
@@ -36,10 +38,7 @@ class Bottleneck(nn.Module):
             nn.BatchNorm2d(features),
             nn.ReLU(),
         )
-        for module in self.op:
-            if isinstance(module, nn.Conv2d):  # as timm initialises the trunk
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+        init_convs_by_fan_out(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -72,7 +71,9 @@ class MultiResNetV2(nn.Module):
             self.add_module(f"stages{i}", stage)
             if i < len(EXITS) - 1:
                 self.add_module(f"bottleneck{i}_1", Bottleneck(channels[i], hidden, features, 8 >> i))
-                self.add_module(f"middle_fc{i}", ClassifierHead(features, num_classes, use_conv=True))
+                classifier = ClassifierHead(features, num_classes, use_conv=True)
+                init_convs_by_fan_out(classifier)  # not N(0, 0.01^2) as the final one: the early exits lead at first
+                self.add_module(f"middle_fc{i}", classifier)
         self.norm, self.head = trunk.norm, trunk.head
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.training.checkpoints import load_weights
 
 PAPER = "mlkd"
+SUFFIXES = (".pth", ".pt", ".tar")  # of checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Input:
         size: of the images, in pixels.
         classes: K.
         normalization: of the images.
+        flags: of the scripts here, that give a network the same.
     """
 
     size: int
     classes: int
     normalization: Normalization
+    flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,15 @@ def is_architecture(name: str) -> bool:
     return "/" not in name and timm.is_model(name)
 
 
+def require_architecture(name: str) -> None:
+    """Raises:
+    UserError: timm knows no network of that name.
+    """
+    if not is_architecture(name):
+        hint = nearest(name, timm.list_models(), "python -c 'import timm; print(*timm.list_models())'")
+        raise UserError(f"timm {timm.__version__} has no model '{name}': {hint}")
+
+
 def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.Module:
     """A network of timm's for these images.
 
@@ -72,9 +85,7 @@ def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.M
     Raises:
         UserError: unknown name, weights that cannot be had, or a network that does not take such images.
     """
-    if not is_architecture(name):
-        hint = nearest(name, timm.list_models(), "python -c 'import timm; print(*timm.list_models())'")
-        raise UserError(f"timm {timm.__version__} has no model '{name}': {hint}")
+    require_architecture(name)
     if pretrained:
         print(f"fetching timm's weights of {name} unless they are in its cache", flush=True)
         logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of its attempts, the outcome is enough
@@ -106,29 +117,70 @@ def _try_out(network: nn.Module, name: str, given: Input) -> None:
         raise UserError(f"{name} gives {list(logits.shape)} for one image and not {given.classes} logits")
 
 
-def load_teacher(name: str, checkpoint: str, given: Input) -> Teacher:
-    """A teacher with the weights of its checkpoint.
+def load_teachers(wanted: Sequence[tuple[str, str]], given: Input) -> list[Teacher]:
+    """Teachers with the weights of their checkpoints.
 
     Args:
-        name: timm's.
-        checkpoint: path, looked for in the working directory, in `mlkd/` and in the repository.
-        given: what it will be given.
+        wanted: of each teacher timm's name and its checkpoint, as `find_checkpoint` takes it.
+        given: what they will be given.
 
     Raises:
-        UserError: unknown name, no such file, weights of another architecture or number of classes, or a network that
-            does not take such images.
+        UserError: unknown names; absent checkpoints, all of them with the commands that make them; weights of another
+            architecture or number of classes; a network that does not take such images.
     """
-    path = find_path(checkpoint, PAPER)
-    command = f"`python3 train_teacher.py --model {name} -n {Path(checkpoint).stem}` in mlkd/"
-    if not path.is_file():
-        raise UserError(
-            f"no checkpoint {checkpoint} of {name} here, in mlkd/ or in the repository: {command} makes one"
-        )
+    for name, _ in wanted:
+        require_architecture(name)
+    paths = [find_checkpoint(checkpoint) for _, checkpoint in wanted]
+    if missing := [pair for pair, path in zip(wanted, paths, strict=True) if path is None]:
+        raise UserError(_how_to_make(missing, given))
+    return [_load_teacher(name, path, given) for (name, _), path in zip(wanted, paths, strict=True)]
+
+
+def find_checkpoint(written: str) -> Path | None:
+    """The file of a checkpoint: a path, or the name by which `train_teacher.py -n` made `models/<name>.pth`.
+
+    It is looked for in the working directory, in `mlkd/` and in the repository; None where it is in none of them.
+    """
+    places = (written,) if "/" in written else (written, f"models/{written}.pth", f"models/{written}")
+    return next((path for place in places if (path := find_path(place, PAPER)).is_file()), None)
+
+
+def _how_to_make(missing: Sequence[tuple[str, str]], given: Input) -> str:
+    """What to do about absent checkpoints, in one line."""
+    absent = [written if is_path(written) else f"models/{written}.pth" for _, written in missing]
+    commands = [f"`{_training_command(name, _stem(written), given)}`" for name, written in missing]
+    made = [f"models/{_stem(written)}.pth" for _, written in missing]
+    elsewhere = any("/" in written and written != file for (_, written), file in zip(missing, made, strict=True))
+    s = "s" if len(missing) > 1 else ""
+    of = "" if s else f" of {missing[0][0]}"
+    return (
+        f"no checkpoint{s} {', '.join(absent)}{of} here, in mlkd/ or in the repository: "
+        f"{', '.join(commands)} in mlkd/ make{'' if s else 's'} {', '.join(made)}"
+        f"{', which is to be given then' if elsewhere else ''}"
+    )
+
+
+def is_path(written: str) -> bool:
+    """Whether a checkpoint is given as a path and not by a name."""
+    return "/" in written or written.endswith(SUFFIXES)
+
+
+def _stem(written: str) -> str:
+    """The name for `train_teacher.py -n`."""
+    return Path(written).stem if is_path(written) else written
+
+
+def _training_command(model: str, name: str, given: Input) -> str:
+    return " ".join(["python3 train_teacher.py --model", model, *given.flags, "-n", name])
+
+
+def _load_teacher(name: str, path: Path, given: Input) -> Teacher:
     network = create_network(name, given)
     try:
         load_weights(network, path, f"{name} with {given.classes} classes")
     except UserError as error:
-        raise UserError(f"{error}; a right one comes from {command}") from error
+        command = _training_command(name, path.stem, given)
+        raise UserError(f"{error}; a right one comes from `{command}` in mlkd/") from error
     return Teacher(name, network, path, tuple(_remarks(name, network, given)))
 
 

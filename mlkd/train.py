@@ -19,7 +19,7 @@ from common.training.launch import is_launched, launch_processes
 from common.training.runs import RunDirectory, write_json
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
-from mlkd.data import add_data_flags, dataset_name, load_data, network_input
+from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
 from mlkd.ensemble import Ensemble, read_ensemble
 from mlkd.exits import Accuracies, ExitFigures, accuracies, multiply_adds, picture, table
 from mlkd.methods import MultiLevel
@@ -27,7 +27,7 @@ from mlkd.mixing import Mixing
 from mlkd.run_files import RunFiles, name_flag
 from mlkd.session import Session
 from mlkd.student import EXITS, MultiResNetV2, plain_state
-from mlkd.teachers import PAPER, Input, Teacher, load_teacher
+from mlkd.teachers import PAPER, Input, Teacher, load_teachers
 
 # Literals of the published code
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
@@ -53,6 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--ensemble", default="", metavar="FILE", help="JSON that names several teachers, in place of -c and -m")
     add("-s", "--save-frequency", type=positive, default=50, metavar="N", help="keep the network every N epochs")
     add_runtime_flags(parser)
+    parser.set_defaults(seed=SEED)
     args = parser.parse_args()
     if bool(args.model) != bool(args.checkpoint) or bool(args.ensemble) == bool(args.model):
         parser.error("give --model and --checkpoint for one teacher, or --ensemble for several")
@@ -63,19 +64,24 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def load_teachers(args: argparse.Namespace, given: Input) -> tuple[list[Teacher], list[float]]:
-    """The teachers that the flags name, and their weights."""
-    if not args.ensemble:
-        return [load_teacher(args.model, args.checkpoint, given)], [1.0]
-    file = read_ensemble(find_path(args.ensemble, PAPER))
-    return file.load(given), list(file.weights)
+def chosen_teachers(args: argparse.Namespace, given: Input) -> tuple[list[Teacher], tuple[float, ...], list[str]]:
+    """The teachers that the flags name, their weights, and what the log says about them."""
+    if args.ensemble:
+        file = read_ensemble(find_path(args.ensemble, PAPER))
+        teachers, weights, remarks = file.load(given), file.weights, [file.reading]
+    else:
+        teachers, weights, remarks = load_teachers([(args.model, args.checkpoint)], given), (1.0,), []
+    remarks += [f"teacher {t.name} from {t.path}, weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
+    return teachers, weights, [*remarks, *(remark for t in teachers for remark in t.remarks)]
 
 
-def experiment_name(args: argparse.Namespace) -> str:
+def experiment_name(args: argparse.Namespace, processes: int | None = None) -> str:
     """What the tables know this run by, for example `oxford-iiit ensemble` or `cifar-10 resnet18 --alpha 0.5`."""
     changed = [
         f"--{k.replace('_', '-')} {getattr(args, k):g}" for k, v in METHOD_FLAGS.items() if getattr(args, k) != v
     ]
+    processes = processes or args.world_size
+    changed += [f"--world-size {processes}"] if processes > 1 else []  # it changes the global batch
     return " ".join([dataset_name(args), "ensemble" if args.ensemble else args.model, *changed])
 
 
@@ -94,16 +100,19 @@ def report_exits(session: Session, title: str, best: Accuracies, last: Accuracie
 def train(args: argparse.Namespace, runtime: Runtime) -> None:
     data = load_data(args)
     files = RunFiles(args.name, plain_state)
-    teachers, weights = load_teachers(args, network_input(args, data))
+    teachers, weights, remarks = chosen_teachers(args, network_input(args, data))
     if any(teacher.path.resolve() == files.network.resolve() for teacher in teachers):
         raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
     teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network
     mixing = Mixing(data.num_classes, args.mixup_alpha, args.cutmix_alpha)
+    batches = make_batches(args, data, runtime)
+    validation_batch = batches["validation"].samples / (len(batches["validation"]) * runtime.world_size)
     torch.manual_seed(args.seed)  # the same first weights whatever the teachers
     session = Session(
         args,
         data,
-        MultiLevel(MultiResNetV2(data.num_classes), teacher, mixing, args.alpha, args.temperature),
+        batches,
+        MultiLevel(MultiResNetV2(data.num_classes), teacher, mixing, args.alpha, args.temperature, validation_batch),
         step_decay(LEARNING_RATE, (), 1.0),
         WEIGHT_DECAY,
         files,
@@ -115,12 +124,11 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
         runtime,
         accumulation_steps=max(1, ACCUMULATED // args.batch_size),
     )
-    experiment = experiment_name(args)
-    remarks = [f"teacher {t.name} from {t.path}, weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
+    experiment = experiment_name(args, runtime.world_size)
     session.run(
         experiment,
         PUBLISHED_EPOCHS,
-        [*remarks, *(remark for t in teachers for remark in t.remarks)],
+        remarks,
         lambda student: accuracies(student, session.test, runtime),
         lambda: files.save_history(session.trainer.history),
         lambda best, last, run: report_exits(session, experiment, best, last, run),

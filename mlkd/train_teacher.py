@@ -6,6 +6,10 @@ Its weights go to `models/<name>.pth` (lowest validation loss), where `mlkd.py -
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 
@@ -14,7 +18,7 @@ from common.training.evaluation import evaluate
 from common.training.launch import is_launched, launch_processes
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
-from mlkd.data import add_data_flags, dataset_name, load_data, network_input
+from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
 from mlkd.methods import FineTuning
 from mlkd.mixing import Mixing
 from mlkd.run_files import RunFiles, name_flag
@@ -40,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--cutmix-alpha", type=float, default=0.0, help="of CutMix; 0 for none")
     add("-s", "--save-frequency", type=positive, default=50, metavar="N", help="keep the network every N epochs")
     add_runtime_flags(parser)
+    parser.set_defaults(seed=SEED)
     args = parser.parse_args()
     if not (args.lr > 0 and args.mixup_alpha >= 0 and args.cutmix_alpha >= 0):
         parser.error("--lr must be above 0, --mixup-alpha and --cutmix-alpha not negative")
@@ -53,6 +58,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
     session = Session(
         args,
         data,
+        make_batches(args, data, runtime),
         FineTuning(network, Mixing(data.num_classes, args.mixup_alpha, args.cutmix_alpha)),
         step_decay(args.lr, [part * args.epochs for part in MILESTONES], GAMMA),
         WEIGHT_DECAY,

@@ -203,7 +203,6 @@ class Agent(nn.Module):
         return loss.detach()
 
     @torch.no_grad()
-    def catch_up(self) -> None:
+    def sync_policy(self) -> None:
         """theta <- theta'."""
-        for acting, learnt in zip(self.policy.parameters(), self.learner.parameters(), strict=True):
-            acting.copy_(learnt)
+        torch._foreach_copy_(list(self.policy.parameters()), list(self.learner.parameters()))

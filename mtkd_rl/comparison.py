@@ -68,7 +68,8 @@ class MultiTeacher(Method):
         options: the loss.
     """
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(
         self, student: Network, teachers: dict[str, Network], image_size: int, options: Options = PUBLISHED

@@ -73,6 +73,8 @@ class MultiTeacherRL(MultiTeacher):
         UserError: one teacher, or one whose map and embedding differ in width, so that the agent cannot compare it.
     """
 
+    epoch_dependent_until = 1  # epoch 0 has weights of its own
+
     def __init__(
         self,
         student: Network,
@@ -92,7 +94,7 @@ class MultiTeacherRL(MultiTeacher):
         size = state_size([shapes.embedding[0] for shapes in self.teacher_shapes], K)
         self.agent = Agent(size, M, dynamic=dynamic, loss=agent_loss)
         self.record = EpochRecord(self.teacher_names, K)
-        self.lived: tuple[Tensor, Weights, Experience]  # targets, the agent's weights, what it learns from them
+        self.transition: tuple[Tensor, Weights, Experience]  # targets, the agent's weights, what it learns from them
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         seen = self.compare(images, targets)
@@ -108,7 +110,7 @@ class MultiTeacherRL(MultiTeacher):
                 logit_rewards=-(alone + seen.logit_losses),
                 feature_rewards=-(alone + seen.feature_losses),
             )
-        self.lived = targets, chosen, experience
+        self.transition = targets, chosen, experience
         return Step(seen.student.logits, {name: loss.mean() for name, loss in losses.items()})
 
     def weights_in_force(self, chosen: Weights, epoch: int) -> Weights:
@@ -123,13 +125,16 @@ class MultiTeacherRL(MultiTeacher):
         """The student's, then the transforms'; the agent trains itself."""
         return [*self.student.parameters(), *self.transforms.parameters()]
 
-    def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
-        """Let the agent learn from the batch, and act by what it has learnt when it is time."""
-        targets, chosen, experience = self.lived
+    def after_update(self) -> None:
+        """Let the agent learn from the batch."""
+        targets, chosen, experience = self.transition
         loss = self.agent.learn(experience)
-        if (iteration > 0 and iteration % self.agent_step == 0) or iteration == iterations - 1:
-            self.agent.catch_up()
         self.record.add(targets, chosen, experience.reward, loss)
+
+    def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
+        """Let the agent act by what it has learnt when it is time."""
+        if (iteration > 0 and iteration % self.agent_step == 0) or iteration == iterations - 1:
+            self.agent.sync_policy()
 
     def figures(self) -> dict[str, Tensor]:
         """Mean weights by the agent (also where others are in force), mean reward, the agent's loss."""

@@ -22,6 +22,7 @@ from common.models import Network
 from common.training.checkpoints import load_weights
 from common.training.engine import Accuracies, CheckpointFiles, Trainer
 from common.training.evaluation import evaluate
+from common.training.layouts import layout_for
 from common.training.runs import RunDirectory, is_done
 from common.training.runtime import Runtime, runtime_from
 from common.training.schedules import Schedule, step_decay
@@ -102,7 +103,8 @@ def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
     student = build_network(args.arch, data.num_classes, "--arch")
     load_weights(student, find_path(args.resume, PAPER), args.arch)
     test = make_batches(args, data, args.workers, runtime)["test"]
-    figures = evaluate(student.to(runtime.device, memory_format=torch.channels_last), test, runtime)
+    layout = layout_for(student, runtime)
+    figures = evaluate(student.to(runtime.device, memory_format=layout), test, runtime, layout)
     if runtime.is_main:
         print(
             f"{args.arch} on {test.samples} test images of {data.name} ({data.content}): accuracy "
@@ -142,6 +144,7 @@ def train(
         **settings_of(args, data, ("init_lr", "lr_type", "kd_T", "feat_weight", "feat_kd", "feature_transforms")),
         "milestones": milestones,
         **{flag: getattr(args, flag) for flag in map(destination, own)},
+        **runtime.compared_settings(),
     }
     batches = make_batches(args, data, args.workers, runtime)
     directory = run_directory(args, settings, runtime)
@@ -161,7 +164,7 @@ def train(
         raise UserError(f"--resume {args.resume}: there is no {trainer.files.last}")
     if resumed and is_done(directory):
         return trainer.accuracies
-    accuracies = accuracies_of(teachers, batches, runtime)
+    accuracies = accuracies_of(teachers, batches, runtime, trainer.layout)
     run = None
     if runtime.is_main:
         experiment = experiment_name(f"{args.arch} {kind}", args, {**own, **NAMED})
@@ -189,10 +192,12 @@ def train(
     return trainer.fit(run, after_epoch and (lambda test, is_best: after_epoch(method, data.classes, directory)))
 
 
-def accuracies_of(teachers: Sequence[Teacher], batches: dict[str, Any], runtime: Runtime) -> list[float]:
+def accuracies_of(
+    teachers: Sequence[Teacher], batches: dict[str, Any], runtime: Runtime, layout: torch.memory_format
+) -> list[float]:
     """Test accuracy of each teacher in percent."""
-    networks = (teacher.network.to(runtime.device, memory_format=torch.channels_last) for teacher in teachers)
-    return [evaluate(network, batches["test"], runtime)["accuracy"] for network in networks]
+    networks = (teacher.network.to(runtime.device, memory_format=layout) for teacher in teachers)
+    return [evaluate(network, batches["test"], runtime, layout)["accuracy"] for network in networks]
 
 
 def remarks(

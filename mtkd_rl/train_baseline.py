@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +59,8 @@ NAMED = {
 class Baseline(Method):
     """Plain training by cross-entropy."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: Network) -> None:
         super().__init__()
@@ -139,7 +143,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     if runtime.is_main:
         run = RunDirectory(
             directory,
-            run_record(args, experiment_name(f"teacher {args.model}", args, NAMED), settings, data, runtime),
+            run_record(args, experiment_name(f"teacher {args.model}", args, NAMED), trainer.settings, data, runtime),
             events=directory / "events",
             log_file=directory / "log.txt",
             history=trainer.history,

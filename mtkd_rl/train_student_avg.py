@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+
 from common.command_line import entry_point
 from mtkd_rl.methods import Averaging
 from mtkd_rl.student import run_student

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 from common.command_line import entry_point, positive
 from mtkd_rl.agent import AGENT_LOSSES

@@ -10,9 +10,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from common.training.cuda_graphs import CaptureError
+
 aten = torch.ops.aten
 NOT_ON_A_STREAM = (  # what a capturing stream refuses: results or constants that wait for the host
     aten._local_scalar_dense.default,
+    aten.item.default,  # in inference mode, which does not take it apart
+    aten.is_nonzero.default,
+    aten.equal.default,
     aten.nonzero.default,
     aten.masked_select.default,
     aten.lift_fresh.default,
@@ -33,18 +38,26 @@ class _Writing(TorchDispatchMode):
 
 
 class OperatorLog:
-    """In place of `CudaGraphs`. Unlike a stream, it has to run what it writes down: the first replay is that run."""
+    """In place of `CudaGraphs`. Unlike a stream, it has to run what it writes down: the first replay is that run.
 
-    def __init__(self) -> None:
-        self.recordings = self.replays = 0
+    What a GPU keeps besides, the current stream, the allocator and the state of generators, it does not have: after a
+    capture that failed there is nothing to restore here. `recoverable` is what `CudaGraphs` finds then.
+    """
+
+    def __init__(self, recoverable: bool = True) -> None:
+        self.captures = self.replays = 0
+        self.recoverable = recoverable
 
     def run(self, function: Callable[[], Any]) -> Any:
         return function()
 
-    def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        with _Writing() as writing:
-            result = function()
-        self.recordings += 1
+    def capture(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        try:
+            with _Writing() as writing:
+                result = function()
+        except RuntimeError as error:
+            raise CaptureError(error, self.recoverable) from error
+        self.captures += 1
         written = iter([True])
 
         def replay() -> Any:

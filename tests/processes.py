@@ -226,6 +226,8 @@ def _run_script(
     os.chdir(directory)
     os.environ.update(environment)
     sys.argv = [f"{script.rpartition('.')[2]}.py", *arguments]
+    sys.orig_argv = [sys.executable, "-m", script, *arguments]  # what `launch_processes` starts again
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     main = importlib.import_module(script).main
     if prepare is not None:
         prepare()

@@ -114,8 +114,8 @@ def test_what_pip_says_becomes_one_line(case, manager, tmp_path):
 
 def test_a_full_disk_is_noticed_before_anything_is_written(manager, monkeypatch, tmp_path):
     monkeypatch.setattr(manager.shutil, "disk_usage", lambda place: _Usage(2e9))
+    monkeypatch.setattr(manager, "SPACE", 5.6)
     with pytest.raises(SystemExit, match=r"the disk is full: .* takes up to [\d.]+ GB, and 2\.0 GB are free there"):
-        monkeypatch.setattr(manager, "SPACE", 5.6)
         manager.create(tmp_path / "venv")
     assert not (tmp_path / "venv").exists()
 

@@ -1,9 +1,13 @@
-"""Scripts import what they need and leave the rest to those who ask for it."""
+"""Scripts find the repository, import what they need and leave the rest to those who ask for it."""
 
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from common.command_line import REPOSITORY
 
 SCRIPTS = {
     "tfkd": ["tfkd.main", "tfkd.evaluate"],
@@ -11,6 +15,8 @@ SCRIPTS = {
     "mtkd_rl": ["mtkd_rl.train_baseline", "mtkd_rl.train_student_avg", "mtkd_rl.train_student_rl"],
     "mlkd": ["mlkd.train", "mlkd.calibrate", "mlkd.train_teacher"],
 }
+MODULES = [module for modules in SCRIPTS.values() for module in modules]
+SCRIPT_FILES = ["mlkd.mlkd" if module == "mlkd.train" else module for module in MODULES]  # the file that people call
 SLOW = {"torchvision", "timm", "tensorboard", "torch.utils.tensorboard", "torch._dynamo", "torch._inductor"}
 WITH_TIMM = {"torchvision", "timm", "torch._dynamo", "torch._inductor"}  # all of which timm imports
 
@@ -33,3 +39,22 @@ def test_help_imports_nothing_slow(paper):
     imported = set(ended.stdout.split())
     assert "torch" in imported
     assert imported & SLOW <= (WITH_TIMM if paper == "mlkd" else set())
+
+
+@pytest.mark.parametrize("script", SCRIPT_FILES)
+def test_scripts_run_from_any_directory_without_being_installed(script, tmp_path):
+    """In a tree whose `common` and `torch` do nothing but say that they were found."""
+    tree, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
+    file = tree / f"{script.replace('.', '/')}.py"
+    file.parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copy(REPOSITORY / file.relative_to(tree), file)
+    if script == "mlkd.mlkd":
+        shutil.copy(REPOSITORY / "mlkd/train.py", file.parent)
+        shutil.copy(REPOSITORY / "mlkd/__init__.py", file.parent)
+    for package in ("common", "torch"):
+        (tree / package).mkdir()
+        (tree / package / "__init__.py").write_text("raise SystemExit(7)")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    ended = subprocess.run([sys.executable, file], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 7, ended.stderr

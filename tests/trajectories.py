@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from common.training.engine import CheckpointFiles, Trainer
-from common.training.fast import recording_obstacle, use_fused
+from common.training.fast_path import capture_blocker, use_fused
 from common.training.method import Method
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
 from tests.operators import OperatorLog
 
-WAYS = ["plain", "fast", "recorded"]  # of taking the same steps
+WAYS = ["plain", "fast", "captured"]  # of taking the same steps
 
 
 def watched_steps(
@@ -31,7 +31,7 @@ def watched_steps(
 ) -> list[tuple[float, dict[str, float]]]:
     """Train the given epochs (from 0) on the CPU; returns rate and losses of each step, before its update.
 
-    "recorded" is what a GPU does by default: fused, and from the second step of an epoch on replayed. "compile" needs
+    "captured" is what a GPU does by default: fused, and replayed from the second step on. "compile" needs
     a C++ compiler.
     """
     trainer = Trainer(
@@ -46,11 +46,11 @@ def watched_steps(
         settings={},
     )
     graphs = OperatorLog()
-    recorded = way == "recorded" and recording_obstacle(method, trainer.optimizer, trainer.runtime, 1) is None
-    if recorded:
+    captured = way == "captured" and capture_blocker(method, trainer.optimizer, trainer.runtime, 1) is None
+    if captured:
         use_fused(trainer.optimizer)
-        trainer._record_updates(graphs)
-        trainer._recorded.warm_up = 1
+        trainer.capture_steps(graphs)
+        trainer._graphed_step.warm_up = 1
         trainer._rate = trainer._rate.double()  # figures in float64 show the rounding of the rate, which a GPU keeps
     seen = []
     train_step = trainer._train_step
@@ -63,6 +63,6 @@ def watched_steps(
     monkeypatch.setattr(trainer, "_train_step", watch)
     for epoch in epochs:
         trainer.train_epoch(epoch, show_progress=False)
-    assert trainer.remarks == []  # nothing fell back to another way
-    assert (graphs.replays > 0) == recorded
+    assert trainer.messages == []  # nothing fell back to another way
+    assert (graphs.replays > 0) == captured
     return seen

@@ -25,6 +25,11 @@ def build_method(args: argparse.Namespace, model_dir: Path, params: Params, data
     num_classes = class_count(args.num_class, data)
     student = build_network(params.student, params, file, num_classes)
     if args.double_training:
+        if params.has_teacher:
+            raise UserError(
+                f"--double_training takes no teacher, but {file} names {params.teacher}: "
+                "give a base_experiments directory"
+            )
         trained = find_teacher(params.student, model_dir)
         load_teacher(student, trained, params.student)
     if not params.has_teacher:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point
 from common.data import Batches
@@ -10,7 +14,7 @@ from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
 from common.training.runs import write_json
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from tfkd.experiment import build_network, class_count, load_data, open_experiment, preparation
 
 
@@ -20,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--restore_file", default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir")
     parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
     add_data_flags(parser, training=False)
-    add_runtime_flags(parser, training=False)
+    add_runtime_flags(parser, without=TRAINING_ONLY)
     return parser.parse_args()
 
 

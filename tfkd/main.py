@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 from torch import nn
@@ -37,6 +41,9 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 MILESTONES, GAMMA = (60, 120, 160), 0.2
 RATE_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
 
+# Flags beside which the published script ignores --double_training
+OTHER_METHODS = ("regularization", "label_smoothing", "self_training", "pt_teacher", "method")
+
 # Flags without which two runs are not the same; a run is resumed with the same ones only
 FLAGS_THAT_MATTER = (
     *(*METHOD_FLAGS, "loss_form", "warm", "restore_file", "num_class"),
@@ -48,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--model_dir", default="experiments/base_experiments/base_resnet18/", help="directory with params.json")
-    add("--restore_file", metavar="NAME", help="start from NAME.pth.tar of the run (weights and optimiser, not epoch)")
+    add("--restore_file", metavar="NAME", help="start from NAME.pth.tar of model_dir (weights, optimiser, not epoch)")
     add("--num_class", type=int, default=100, help="classes; 100 stands for as many as the data set has")
     add("-warm", type=natural, default=1, help="epochs of warm-up; it ends with the first one, as published")
     add("--regularization", action="store_true", help="Tf-KD_reg: the manually designed teacher")
@@ -70,6 +77,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--regularization and --label_smoothing are two methods: give one of them")
     if args.matched_scale and not args.label_smoothing:
         parser.error("--matched_scale is a control for --regularization: give it with --label_smoothing")
+    if args.double_training and (other := next((flag for flag in OTHER_METHODS if getattr(args, flag)), None)):
+        parser.error(f"--double_training trains the plain baseline a second time: give it without --{other}")
     return args
 
 
@@ -114,7 +123,8 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     if resumed and is_done(directory):
         return trainer.accuracies
     if args.restore_file and not resumed:
-        checkpoint = load_weights(method.student, directory / f"{args.restore_file}.pth.tar", params.student)
+        # of the model directory, also where the method writes to one in it, as published
+        checkpoint = load_weights(method.student, model_dir / f"{args.restore_file}.pth.tar", params.student)
         trainer.restore_optimizer(checkpoint)
     run = None
     if runtime.is_main:
@@ -123,7 +133,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
             {
                 "paper": PAPER,
                 "experiment": experiment_name(args, model_dir),
-                "settings": settings,
+                "settings": trainer.settings,
                 "runtime": runtime.settings(),
                 "data": data.describe(),
                 "budget": {"epochs": epochs, "published_epochs": PUBLISHED_EPOCHS, "batches": args.limit_train_batches},

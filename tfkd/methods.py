@@ -6,13 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.training.method import FrozenTeacher, Method, Step
-from tfkd.losses import Form, kd_loss, label_smoothing_loss, regularization_loss
+from tfkd.losses import Form, Parts, kd_loss, label_smoothing_loss, regularization_loss
 
 
 class Baseline(Method):
     """Cross-entropy with the labels."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -26,7 +27,8 @@ class Baseline(Method):
 class LabelSmoothing(Method):
     """Cross-entropy with smoothed labels."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, form: Form = "code", scale: float = 1.0) -> None:
         super().__init__()
@@ -34,14 +36,21 @@ class LabelSmoothing(Method):
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         logits = self.student(images)
+        return Step(logits, self.losses(logits, targets))
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Parts:
         parts = label_smoothing_loss(logits, targets, form=self.form)
-        return Step(logits, {name: self.scale * part for name, part in parts.items()})
+        return {name: self.scale * part for name, part in parts.items()}
+
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        return len(targets) * sum(self.losses(logits, targets).values())  # the method's own, as published
 
 
 class Regularization(Method):
     """Tf-KD_reg: taught by the manually designed teacher."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(
         self, student: nn.Module, alpha: float, temperature: float, multiplier: float, form: Form = "code"
@@ -54,11 +63,16 @@ class Regularization(Method):
         logits = self.student(images)
         return Step(logits, regularization_loss(logits, targets, **self.options))
 
+    def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        parts = regularization_loss(logits, targets, **self.options)
+        return len(targets) * sum(parts.values())  # the method's own, as published
+
 
 class Distillation(Method):
     """Taught by a network: KD, Re-KD, De-KD and (with `multiplier`) Tf-KD_self differ in the teacher alone."""
 
-    recordable = True
+    graph_capturable = True
+    epoch_dependent_until = 0
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class Params:
         reg_alpha, reg_temperature: of Tf-KD_reg.
         multiplier: factor on the soft term in self-training and Tf-KD_reg.
         dropout_rate, num_channels: of the small plain network `cnn`.
+        inferred: which keys are not published, and what they were inferred from; for people.
         save_summary_steps, num_workers, anchor_num, batch_mean, num_class: in published files; nothing reads them.
     """
 
@@ -46,6 +47,7 @@ class Params:
     multiplier: float | None = None
     dropout_rate: float | None = None
     num_channels: int | None = None
+    inferred: str | None = None
     save_summary_steps: int | None = None
     num_workers: int | None = None
     anchor_num: int | None = None

@@ -3,5 +3,6 @@
 from common.data.augmentation import Augmentation, Normalization
 from common.data.batches import Batch, Batches
 from common.data.datasets import Dataset, ImageArrays, load_dataset
+from common.data.rand_augment import RandAugment
 
-__all__ = ["Augmentation", "Batch", "Batches", "Dataset", "ImageArrays", "Normalization", "load_dataset"]
+__all__ = ["Augmentation", "Batch", "Batches", "Dataset", "ImageArrays", "Normalization", "RandAugment", "load_dataset"]

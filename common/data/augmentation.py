@@ -6,7 +6,6 @@ The random numbers of a whole epoch are drawn at once, as a pure function of (se
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import torch
@@ -83,58 +82,77 @@ class AugmentedPixels:
 
         self.crops = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: [N, top, left, height, width]
         self.crop = (sample, *to_device(draws.top_left).T)
-        self.flipped = self.motion = None
+        self.flipped = self.affine = None
         if draws.degrees is not None:
-            self.motion = to_device(_inverse_motion(draws, height, width))
+            affine = _mirrored(fixed_point(rotations(draws.degrees, height, width)), draws.flipped, width)
+            self.affine, self.frame = to_device(affine), overshoot(affine, height, width)
         elif draws.flipped.any():
             self.flipped = to_device(draws.flipped)[:, None, None]
 
     def __getitem__(self, some: slice) -> Tensor:
         """Some of the samples: int32, [m, height, width]."""
         pixels = self.crops[tuple(choice[some] for choice in self.crop)]
-        if self.motion is not None:
-            return _moved(pixels, self.motion[:, :, some])
+        if self.affine is not None:
+            return warp(pixels, self.affine[:, :, some], self.frame)
         return pixels if self.flipped is None else torch.where(self.flipped[some], pixels.flip(2), pixels)
 
 
-def _moved(pixels: Tensor, motion: Tensor) -> Tensor:
+def warp(pixels: Tensor, affine: Tensor, frame: int) -> Tensor:
     """Take each output pixel from where it comes, black from outside the image.
 
     Args:
         pixels: int32, [n, height, width].
-        motion: fixed-point coefficients as of `_inverse_motion`, [3, 2, n].
+        affine: coefficients as of `fixed_point`, int32, [3, 2, n].
+        frame: how many pixels beyond the image they reach at most (`overshoot`).
     """
     count, height, width = pixels.shape
-    # so wide a black frame that no rotation reads beyond it: then nothing needs to be masked
-    frame = math.ceil((math.hypot(height, width) - min(height, width)) / 2)
-    framed = functional.pad(pixels, (frame, frame, frame, frame))
+    framed = functional.pad(pixels, (frame, frame, frame, frame))  # then nothing needs to be masked
     rows, columns, numbers = (
         torch.arange(size, device=pixels.device, dtype=torch.int32) for size in (height, width, count)
     )
-    per_column, per_row, constant = motion[..., None]  # each [2 (x, y), n, 1]
+    per_column, per_row, constant = affine[..., None]  # each [2 (x, y), n, 1]
     source = (constant + per_row * rows)[..., None] + (per_column * columns)[..., None, :]
     x, y = source.bitwise_right_shift_(FRACTION)
     stride = framed.shape[2]
-    first = numbers * framed[0].numel() + frame * stride + frame  # where each image begins within its frame
+    first = numbers * (framed.shape[1] * stride) + frame * stride + frame  # where each image begins within its frame
     index = y.mul_(stride).add_(x).add_(first[:, None, None])
     return framed.flatten().index_select(0, index.flatten()).view_as(pixels)
 
 
-def _inverse_motion(draws: Draws, height: int, width: int) -> np.ndarray:
-    """Fixed-point coefficients that take an output pixel to its source: [3 (column, row, constant), 2 (x, y), n].
+def rotations(degrees: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Rotations about the image center: what takes an output position to its source.
 
-    The arithmetic is that of Pillow's nearest-neighbour rotation about the image centre; a flip then mirrors x.
+    Args:
+        degrees: counter-clockwise, [n].
+
+    Returns:
+        Coefficients of (column, row, 1) for (x, y), [3, 2, n].
     """
-    angle = -np.radians(draws.degrees)
+    angle = -np.radians(degrees)
     cos, sin = np.cos(angle), np.sin(angle)
     center_x, center_y = width / 2, height / 2
     x = [cos, sin, center_x - cos * center_x - sin * center_y]
     y = [-sin, cos, center_y + sin * center_x - cos * center_y]
-    for row in (x, y):
-        row[2] = row[2] + 0.5 * (row[0] + row[1])  # pixel centres
-    coefficients = np.stack([x, y], axis=1)
-    coefficients = np.floor(coefficients * (1 << FRACTION) + 0.5).astype(np.int32)
-    # floor(width - 1 - x) where x itself has been rounded down
-    mirrored = np.array([[0], [0], [(width << FRACTION) - 1]], np.int32) - coefficients[:, 0]
-    coefficients[:, 0] = np.where(draws.flipped, mirrored, coefficients[:, 0])
-    return coefficients
+    return np.stack([x, y], axis=1)
+
+
+def fixed_point(affine: np.ndarray) -> np.ndarray:
+    """Coefficients [3, 2, n] in fixed point, for pixel centers, rounded as Pillow's nearest-neighbor transforms do."""
+    column, row, constant = affine
+    coefficients = np.stack([column, row, constant + 0.5 * column + 0.5 * row])
+    return np.floor(coefficients * (1 << FRACTION) + 0.5).astype(np.int32)
+
+
+def overshoot(affine: np.ndarray, height: int, width: int) -> int:
+    """The most pixels by which fixed-point coefficients [3, 2, n] read beyond an image on any side."""
+    column, row, constant = affine.astype(np.int64)
+    corners = [constant + c * column + r * row for c in (0, width - 1) for r in (0, height - 1)]
+    sources = np.stack(corners) >> FRACTION  # [4, 2, n]
+    last = np.array([width - 1, height - 1])[:, None]
+    return int(max(-sources.min(initial=0), (sources - last).max(initial=0)))
+
+
+def _mirrored(affine: np.ndarray, flipped: np.ndarray, width: int) -> np.ndarray:
+    """The coefficients of images that were flipped before: floor(width - 1 - x) where x itself is rounded down."""
+    mirror = np.array([[0], [0], [(width << FRACTION) - 1]], np.int32) - affine[:, 0]
+    return np.stack([np.where(flipped, mirror, affine[:, 0]), affine[:, 1]], axis=1)

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from common.data.augmentation import Augmentation, AugmentedPixels, Normalization
 from common.data.datasets import ImageArrays
+from common.data.rand_augment import RandAugment, RandAugmentedPixels
 from common.errors import UserError
 
 # Pixels that are prepared at once: on a CPU what its caches hold, elsewhere enough to make launches rare.
 BLOCK_ON_CPU, BLOCK = 1 << 18, 1 << 23
+STRONG = 1  # sets what is drawn for strong views apart from all else that is drawn for an epoch
 
 
 class Batch(NamedTuple):
@@ -25,12 +27,34 @@ class Batch(NamedTuple):
         targets: class indices, [N].
         indices: position of each sample in its image set, [N].
         global_size: samples of this batch over all processes (N when there is one).
+        strong_images: a second view of the same samples, augmented more strongly, like `images`; None where the loader
+            makes none.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
     global_size: int
+    strong_images: Tensor | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a training step takes: images, targets, indices and, where there are some, the strong images."""
+        return self[:3] if self.strong_images is None else (*self[:3], self.strong_images)
+
+
+class _Block(NamedTuple):
+    """Batches that are prepared at once.
+
+    Attributes:
+        batches: which of the epoch's.
+        samples: which of this process's samples of the epoch they hold.
+        sizes: this process's samples of each batch.
+    """
+
+    batches: slice
+    samples: slice
+    sizes: list[int]
 
 
 class Batches:
@@ -45,6 +69,8 @@ class Batches:
         normalization: statistics to normalise by.
         device: where the images live and the batches are made.
         augmentation: None reads the images as they are.
+        strong: makes a second view of each sample, `Batch.strong_images`: by `augmentation`, drawn once more, and then
+            by this. Order and first view are the same with and without it.
         shuffle: for training: a new order each epoch, and a last batch of fewer than two samples a process is left
             out, because batch norm cannot train on one. Else the order of the set, and all of it.
         seed: of order and augmentation.
@@ -63,6 +89,7 @@ class Batches:
         device: torch.device | str = "cpu",
         *,
         augmentation: Augmentation | None = None,
+        strong: RandAugment | None = None,
         shuffle: bool = False,
         seed: int = 0,
         rank: int = 0,
@@ -74,6 +101,7 @@ class Batches:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
+        self.strong = strong
         self.shuffle = shuffle
         self.seed = seed
         self.count, self.height, self.width, _ = images.pixels.shape
@@ -90,7 +118,7 @@ class Batches:
         # from where to where in the epoch's order this process's share of each batch reaches
         self._shares = [np.linspace(*bound, world_size + 1).astype(int)[rank:][:2] for bound in self._bounds]
         block = BLOCK_ON_CPU if self.device.type == "cpu" else BLOCK
-        self._batches_a_block = max(1, block * world_size // (batch_size * self.height * self.width))
+        self._blocks = self._cut(max(1, block * world_size // (batch_size * self.height * self.width)))
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -101,6 +129,16 @@ class Batches:
         """Samples an epoch, over all processes."""
         return self._bounds[-1][1] if self._bounds else 0
 
+    def _cut(self, batches: int) -> list[_Block]:
+        """Blocks of so many batches."""
+        sizes = [int(stop - start) for start, stop in self._shares]
+        ends = np.cumsum([0, *sizes]).tolist()
+        blocks = []
+        for first in range(0, len(sizes), batches):
+            here = slice(first, min(first + batches, len(sizes)))
+            blocks.append(_Block(here, slice(ends[here.start], ends[here.stop]), sizes[here]))
+        return blocks
+
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch; this process's share of each."""
         random = np.random.default_rng([self.seed, epoch])
@@ -110,16 +148,33 @@ class Batches:
         indices = torch.from_numpy(order[seen]).to(self.device)
         targets = self.targets[indices]
         pixels = AugmentedPixels(self.padded, indices, draws.take(seen), self.height, self.width)
-        position = 0
-        for block in range(0, len(self._shares), self._batches_a_block):
-            here = slice(block, block + self._batches_a_block)
-            sizes = [int(stop - start) for start, stop in self._shares[here]]
-            some = slice(position, position + sum(sizes))
-            position = some.stop
-            parts = [whole.split(sizes) for whole in (self._normalized(pixels[some]), targets[some], indices[some])]
-            for *batch, (first, last) in zip(*parts, self._bounds[here], strict=True):
+        strong_pixels = self._strong_pixels(epoch, seen, indices)
+        for number, block in enumerate(self._blocks):
+            wholes = (self._normalized(pixels[block.samples]), targets[block.samples], indices[block.samples])
+            parts = [whole.split(block.sizes) for whole in wholes]
+            if strong_pixels is None:
+                parts.append([None] * len(block.sizes))
+            else:
+                parts.append(self._normalized(strong_pixels[number]).split(block.sizes))
+            for *batch, strong_images, (first, last) in zip(*parts, self._bounds[block.batches], strict=True):
                 if len(batch[0]):
-                    yield Batch(*batch, last - first)
+                    yield Batch(*batch, last - first, strong_images)
+
+    def _strong_pixels(self, epoch: int, seen: np.ndarray, indices: Tensor) -> RandAugmentedPixels | None:
+        """The strong views of an epoch, drawn apart from the order and the first views; None without `strong`.
+
+        Args:
+            seen: positions in the epoch's order of this process's samples.
+            indices: the same samples' positions in the set.
+        """
+        if self.strong is None:
+            return None
+        random = np.random.default_rng([self.seed, epoch, STRONG])
+        crops = self.augmentation.draw(random, self.count).take(seen)
+        draws = self.strong.draw(random, self.count).take(seen)
+        view = AugmentedPixels(self.padded, indices, crops, self.height, self.width)
+        blocks = [block.samples for block in self._blocks]
+        return RandAugmentedPixels(view, draws, blocks, self.height, self.width, self.device)
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         """From four-byte pixels, [N, H, W], to normalised images, [N, 3, H, W] in channels-last memory."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from common.errors import UserError
 
+GENERATED = "generated set"  # begins the description of one
 MARKER = "generated.json"  # lies beside the files of a generated set
 
 
 def content_of(folder: Path, otherwise: str) -> str:
     """What the files of a data set are, in words: the generated set where it says so itself."""
-    return "generated set (common.data.synthetic), not the real data" if (folder / MARKER).is_file() else otherwise
+    return f"{GENERATED} (common.data.synthetic), not the real data" if (folder / MARKER).is_file() else otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Dataset:
         classes: class names; their number is the number of classes.
         content: what the files hold, in words: the published archive, the generated set, or other content.
         fingerprint: a digest of the files' content.
+        validation: a third part, where the data set has one.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Dataset:
     classes: tuple[str, ...]
     content: str
     fingerprint: str
+    validation: ImageArrays | None = None
 
     @property
     def num_classes(self) -> int:
@@ -78,6 +81,7 @@ class Dataset:
             "classes": self.num_classes,
             "train_images": len(self.train),
             "test_images": len(self.test),
+            **({} if self.validation is None else {"validation_images": len(self.validation)}),
         }
 
     def remarks_on(self, teacher: str, trained_on: str | None) -> list[str]:

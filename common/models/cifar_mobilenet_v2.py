@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from common.models.initialization import init_convs_by_fan_out
 from common.models.network import Features, Network
-from common.models.stage import global_pool
 
 # (expansion, channels, blocks, stride) of each group; a stride applies to the group's first block.
 GROUPS = (
@@ -24,6 +23,7 @@ GROUPS = (
     (6, 320, 1, 1),
 )
 SHOWN_GROUPS = (1, 2, 4, 6)
+LAST_CHANNEL = 1280
 
 
 def conv_bn(in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -51,7 +51,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.has_shortcut else self.conv(x)
 
 
-class CifarMobileNetV2(Network):
+class MobileNetV2(Network):
     """MobileNetV2: [N, 3, H, W] -> [N, num_classes]; stride-2 stem, plain ReLU, 1280 channels before the classifier.
 
     Features: the stem after ReLU and the outputs of groups 1, 2, 4 and 6, which are linear bottlenecks; `preact` is the
@@ -60,7 +60,14 @@ class CifarMobileNetV2(Network):
     Args:
         width: multiplier of all channels but the last 1280 (1.0 in MTKD-RL, 0.5 in mdistiller).
         num_classes: width of the classifier.
+
+    Attributes:
+        remove_avg: True, set from outside, hands the last map flattened instead of pooled to the classifier, which
+            then must be one that takes it.
     """
+
+    feat_modules = ("conv1", "blocks")
+    remove_avg = False
 
     def __init__(self, width: float, num_classes: int = 100) -> None:
         super().__init__()
@@ -75,8 +82,10 @@ class CifarMobileNetV2(Network):
             self.blocks.append(nn.Sequential(first, *others))
             if group in SHOWN_GROUPS:
                 self.stage_channels.append(channels)
-        self.conv2 = nn.Sequential(*conv_bn(channels, 1280, 1), nn.ReLU())
-        self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
+        self.last_channel = LAST_CHANNEL
+        self.conv2 = nn.Sequential(*conv_bn(channels, LAST_CHANNEL, 1), nn.ReLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Linear(LAST_CHANNEL, num_classes))
         init_convs_by_fan_out(self)
         nn.init.normal_(self.classifier[0].weight, std=0.01)
         nn.init.zeros_(self.classifier[0].bias)
@@ -88,17 +97,14 @@ class CifarMobileNetV2(Network):
             x = group(x)
             if index in SHOWN_GROUPS:
                 stages.append(x)
-        pooled = global_pool(self.conv2(x))
+        x = self.conv2(x)
+        pooled = (x if self.remove_avg else self.avgpool(x)).flatten(1)
         return self.classifier(pooled), Features(stages, list(stages), pooled)
-
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return list(self.stage_channels)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every group shown."""
         return [self.blocks[group][-1].conv[-1] for group in SHOWN_GROUPS]
 
 
-mobilenet_v2_full = partial(CifarMobileNetV2, 1.0)
-mobilenet_v2_half = partial(CifarMobileNetV2, 0.5)
+mobilenet_v2_full = partial(MobileNetV2, 1.0)
+mobilenet_v2_half = partial(MobileNetV2, 0.5)

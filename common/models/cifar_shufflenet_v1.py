@@ -44,7 +44,7 @@ class Unit(nn.Module):
         return torch.cat([out, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
 
 
-class ShuffleV1(Network):
+class ShuffleNet(Network):
     """ShuffleNet with 3 groups: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, three stages of 4, 8, 4 units.
 
     Framework-default initialisation, as published. Features: the stem and the three stages; `preact` is before the last
@@ -52,8 +52,12 @@ class ShuffleV1(Network):
     accepts 32x32 images only; this one pools globally.
     """
 
+    feat_modules = ("conv1", "bn1", "layer1", "layer2", "layer3")
+
     def __init__(self, num_classes: int = 100) -> None:
         super().__init__()
+        self.stage_channels = list(WIDTHS)  # mdistiller's own answer fails on a missing attribute
+        self.in_planes = WIDTHS[3]
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1 = self._stage(WIDTHS[0], WIDTHS[1], UNITS[0])
@@ -75,10 +79,6 @@ class ShuffleV1(Network):
             preact.append(before_relu)
         pooled = global_pool(x)
         return self.linear(pooled), Features(stages, preact, pooled)
-
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages` (mdistiller's own answer fails on a missing attribute)."""
-        return list(WIDTHS)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """Undefined, as published."""

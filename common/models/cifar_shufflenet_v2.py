@@ -80,7 +80,7 @@ class ShuffleStage(nn.Sequential):
         return x, preact
 
 
-class ShuffleV2(Network):
+class ShuffleNetV2(Network):
     """ShuffleNetV2: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, stages of 4, 8, 4 units, a 1x1 to 1024 channels.
 
     Framework-default initialisation, as published. Features: the stem and the three stages after the shuffle; `preact`
@@ -94,6 +94,8 @@ class ShuffleV2(Network):
         num_classes: width of the classifier.
     """
 
+    feat_modules = ("conv1", "bn1", "layer1", "layer2", "layer3")
+
     def __init__(
         self,
         widths: tuple[int, ...] = (24, 116, 232, 464),
@@ -103,6 +105,7 @@ class ShuffleV2(Network):
         super().__init__()
         self.last_stage_is_embedding = last_stage_is_embedding
         self.stage_channels = [*widths[:3], 1024 if last_stage_is_embedding else widths[3]]
+        self.in_channels = widths[3]
         self.conv1 = nn.Conv2d(3, widths[0], 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.layer1 = ShuffleStage(widths[0], widths[1], UNITS[0])
@@ -125,15 +128,11 @@ class ShuffleV2(Network):
         pooled = global_pool(embedding)
         return self.linear(pooled), Features(stages, preact, pooled)
 
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return list(self.stage_channels)
-
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """Undefined, as published."""
         raise NotImplementedError("ShuffleV2 names no batch norm before the ReLU of its stages (OFD needs them)")
 
 
-mdistiller_shuffle_v2 = ShuffleV2
-mtkd_rl_shuffle_v2 = partial(ShuffleV2, last_stage_is_embedding=True)
-mtkd_rl_shuffle_v2_half = partial(ShuffleV2, (24, 48, 96, 192), last_stage_is_embedding=True)
+mdistiller_shuffle_v2 = ShuffleNetV2
+mtkd_rl_shuffle_v2 = partial(ShuffleNetV2, last_stage_is_embedding=True)
+mtkd_rl_shuffle_v2_half = partial(ShuffleNetV2, (24, 48, 96, 192), last_stage_is_embedding=True)

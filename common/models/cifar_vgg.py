@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from common.models.initialization import init_convs_by_fan_out
 from common.models.network import Features, Network
-from common.models.stage import global_pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -21,7 +20,7 @@ def pool_before_last_block(x: Tensor, image_height: int) -> Tensor:
     return F.max_pool2d(x, 2) if image_height == 64 else x
 
 
-class CifarVGG(Network):
+class VGG(Network):
     """VGG: [N, 3, H, W] -> [N, num_classes]; five blocks of 3x3 convolutions, global pooling, one linear layer.
 
     Features: the blocks' outputs before pooling. `preact` is before their last ReLU, but for the first block, where it
@@ -32,13 +31,18 @@ class CifarVGG(Network):
         num_classes: width of the classifier.
     """
 
+    feat_modules = tuple(f"{kind}{i}" for i in range(len(WIDTHS)) for kind in ("block", "pool"))
+
     def __init__(self, convs: tuple[int, ...], num_classes: int = 100) -> None:
         super().__init__()
+        self.stage_channels = list(WIDTHS)
         self.block0 = self._block(3, WIDTHS[0], convs[0])
         self.block1 = self._block(WIDTHS[0], WIDTHS[1], convs[1])
         self.block2 = self._block(WIDTHS[1], WIDTHS[2], convs[2])
         self.block3 = self._block(WIDTHS[2], WIDTHS[3], convs[3])
         self.block4 = self._block(WIDTHS[3], WIDTHS[4], convs[4])
+        self.pool0, self.pool1, self.pool2, self.pool3 = (nn.MaxPool2d(2) for _ in range(4))
+        self.pool4 = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
         init_convs_by_fan_out(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
@@ -56,25 +60,21 @@ class CifarVGG(Network):
     def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
         first = F.relu(self.block0(images))
         stages, preact = [first], [first]
-        for block in (self.block1, self.block2, self.block3, self.block4):
-            x = stages[-1]
-            x = pool_before_last_block(x, images.shape[2]) if block is self.block4 else F.max_pool2d(x, 2)
+        pools = (self.pool0, self.pool1, self.pool2, None)
+        for pool, block in zip(pools, (self.block1, self.block2, self.block3, self.block4), strict=True):
+            x = pool_before_last_block(stages[-1], images.shape[2]) if pool is None else pool(stages[-1])
             preact.append(block(x))
             stages.append(F.relu(preact[-1]))
-        pooled = global_pool(stages[-1])
+        pooled = self.pool4(stages[-1]).flatten(1)
         return self.classifier(pooled), Features(stages, preact, pooled)
-
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return list(WIDTHS)
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every block but the first."""
         return [block[-1] for block in (self.block1, self.block2, self.block3, self.block4)]
 
 
-vgg8 = partial(CifarVGG, (1, 1, 1, 1, 1))
-vgg11 = partial(CifarVGG, (1, 1, 2, 2, 2))
-vgg13 = partial(CifarVGG, (2, 2, 2, 2, 2))
-vgg16 = partial(CifarVGG, (2, 2, 3, 3, 3))
-vgg19 = partial(CifarVGG, (2, 2, 4, 4, 4))
+vgg8 = partial(VGG, (1, 1, 1, 1, 1))
+vgg11 = partial(VGG, (1, 1, 2, 2, 2))
+vgg13 = partial(VGG, (2, 2, 2, 2, 2))
+vgg16 = partial(VGG, (2, 2, 3, 3, 3))
+vgg19 = partial(VGG, (2, 2, 4, 4, 4))

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.network import Features, Network
-from common.models.stage import global_pool
 
 STEM_WIDTH = 32
 # (channels, stride) of the 13 depthwise-separable units, which are counted from 1: the stem is unit 0.
@@ -33,8 +32,11 @@ class MobileNetV1(Network):
     pools globally.
     """
 
+    feat_modules = ("model",)
+
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
+        self.stage_channels = [UNITS[unit - 1][0] for unit in SHOWN_UNITS]
         stem = nn.Sequential(
             nn.Conv2d(3, STEM_WIDTH, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(STEM_WIDTH),
@@ -42,6 +44,7 @@ class MobileNetV1(Network):
         widths = [STEM_WIDTH, *(channels for channels, _ in UNITS)]
         units = [separable(widths[i], channels, stride) for i, (channels, stride) in enumerate(UNITS)]
         self.model = nn.Sequential(stem, *units)
+        self.avg = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
@@ -52,12 +55,8 @@ class MobileNetV1(Network):
             if index in SHOWN_UNITS:
                 stages.append(x)
                 preact.append(before_relu)
-        pooled = global_pool(x)
+        pooled = self.avg(x).flatten(1)
         return self.fc(pooled), Features(stages, preact, pooled)
-
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return [UNITS[unit - 1][0] for unit in SHOWN_UNITS]
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every unit shown."""

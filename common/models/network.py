@@ -22,10 +22,28 @@ class Features(NamedTuple):
 
 
 class Network(nn.Module):
-    """A classifier: `model(images)` gives logits [N, K], `model.forward_features(images)` logits and `Features`."""
+    """A classifier: `model(images)` gives logits [N, K], `model.forward_features(images)` logits and `Features`.
+
+    Networks that mdistiller has carry the attributes that distillers find there, under its names.
+
+    Attributes:
+        stage_channels: channels of the entries of `Features.stages`, where the published network says nothing else.
+        feat_modules: names of the modules that features come from, shallow to deep, as mdistiller lists them.
+    """
+
+    stage_channels: list[int]
+    feat_modules: tuple[str, ...]
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_features(images)[0]
+
+    def get_stage_channels(self) -> list[int]:
+        """A list of one's own of `stage_channels`."""
+        return list(self.stage_channels)
+
+    def get_feat_modules(self) -> nn.ModuleList:
+        """The modules that `feat_modules` names."""
+        return nn.ModuleList(getattr(self, name) for name in self.feat_modules)

@@ -73,7 +73,7 @@ class RegNet(Network):
         num_classes: int = 100,
     ) -> None:
         super().__init__()
-        self.widths = widths
+        self.stage_channels = [STEM_WIDTH, *widths[1:]]
         self.conv1 = nn.Conv2d(3, STEM_WIDTH, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_WIDTH)
         stages = []
@@ -93,10 +93,6 @@ class RegNet(Network):
         stage4, _ = self.layer4(stage3)
         pooled = global_pool(stage4)
         return self.linear(pooled), Features([stem, stage2, stage3, stage4], [stem, sum1, sum2, sum3], pooled)
-
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return [STEM_WIDTH, *self.widths[1:]]
 
 
 WIDTHS_200MF = (24, 56, 152, 368)

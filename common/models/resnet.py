@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.models.network import Features, Network
-from common.models.stage import Stage, global_pool
+from common.models.stage import Stage
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -90,7 +90,12 @@ class ResNet(Network):
         self.layer2 = _stage(block, 64 * block.expansion, 128, depths[1], stride=2)
         self.layer3 = _stage(block, 128 * block.expansion, 256, depths[2], stride=2)
         self.layer4 = _stage(block, 256 * block.expansion, 512, depths[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(512 * block.expansion, num_classes)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The embedding from the last map."""
+        return self.avgpool(x).flatten(1)
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
         preact = self.bn1(self.conv1(images))
@@ -100,7 +105,7 @@ class ResNet(Network):
             x, preact = layer(x)
             stages.append(x)
             preacts.append(preact)
-        pooled = global_pool(x)
+        pooled = self.pool(x)
         return self.linear(pooled), Features(stages, preacts, pooled)
 
 

@@ -1,6 +1,7 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146).
 
-mdistiller and MTKD-RL compute the same logits and show different features of the last stage, hence two classes.
+mdistiller and MTKD-RL compute the same logits and show different features of the last stage, hence a class for each:
+mdistiller's is in `common/models/mdistiller.py`.
 """
 
 from __future__ import annotations
@@ -66,24 +67,29 @@ class WideResNet(Network):
         num_classes: width of the classifier.
     """
 
+    feat_modules = ("conv1", "block1", "block2", "block3")
+
     def __init__(self, depth: int, widen_factor: int, num_classes: int = 100) -> None:
         super().__init__()
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth must be 6n + 4, got {depth}")
         blocks = (depth - 4) // 6
-        self.widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
-        self.conv1 = nn.Conv2d(3, self.widths[0], 3, padding=1, bias=False)
-        self.block1 = WideStage(self.widths[0], self.widths[1], blocks, stride=1)
-        self.block2 = WideStage(self.widths[1], self.widths[2], blocks, stride=2)
-        self.block3 = WideStage(self.widths[2], self.widths[3], blocks, stride=2)
-        self.bn1 = nn.BatchNorm2d(self.widths[3])
-        self.fc = nn.Linear(self.widths[3], num_classes)
+        widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
+        self.stage_channels = list(widths)
+        self.nChannels = widths[3]
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.block1 = WideStage(widths[0], widths[1], blocks, stride=1)
+        self.block2 = WideStage(widths[1], widths[2], blocks, stride=2)
+        self.block3 = WideStage(widths[2], widths[3], blocks, stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.relu = nn.ReLU()
+        self.fc = nn.Linear(widths[3], num_classes)
         init_convs_by_fan_out(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         _, normalised = self._trunk(images)
-        return self.fc(global_pool(F.relu(normalised[-1])))
+        return self.fc(global_pool(self.relu(normalised[-1])))
 
     def _trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The raw outputs of stem and stages, and each of them as the norm that follows it in the net leaves it."""
@@ -95,38 +101,9 @@ class WideResNet(Network):
         normalised.append(self.bn1(stages[-1]))
         return stages, normalised
 
-    def get_stage_channels(self) -> list[int]:
-        """Channels of the entries of `Features.stages`."""
-        return list(self.widths)
-
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The norm that follows each stage: the first of the next one, or the final one."""
         return [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]
-
-
-class MdistillerWideResNet(WideResNet):
-    """WRN with mdistiller's features: raw stem and stage outputs, and `preact` the norm that follows each stage.
-
-    To show `preact`, the published code applies those three norms a second time in every forward pass, so that in
-    training their running statistics take each batch in twice. Here the maps are at hand anyway, and one pass with
-    momentum 1 - (1 - m)^2 leaves the same statistics as two with m.
-    """
-
-    def __init__(self, depth: int, widen_factor: int, num_classes: int = 100) -> None:
-        super().__init__(depth, widen_factor, num_classes)
-        for norm in self.get_bn_before_relu():
-            norm.momentum = 1 - (1 - norm.momentum) ** 2
-
-    def _trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        if self.training:
-            for norm in self.get_bn_before_relu():
-                norm.num_batches_tracked.add_(1)
-        return super()._trunk(images)
-
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
-        stages, normalised = self._trunk(images)
-        pooled = global_pool(F.relu(normalised[-1]))
-        return self.fc(pooled), Features(stages, [stages[0], *normalised[1:]], pooled)
 
 
 class MtkdWideResNet(WideResNet):
@@ -138,7 +115,7 @@ class MtkdWideResNet(WideResNet):
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
         stages, normalised = self._trunk(images)
-        last = F.relu(normalised[-1])
+        last = self.relu(normalised[-1])
         pooled = global_pool(last)
         preact = [stages[0], *normalised[1:3], self._final_norm_again(last)]
         return self.fc(pooled), Features([*stages[:3], last], preact, pooled)
@@ -148,11 +125,6 @@ class MtkdWideResNet(WideResNet):
         statistics = (None, None) if self.training else (norm.running_mean, norm.running_var)
         return F.batch_norm(x, *statistics, norm.weight, norm.bias, training=self.training, eps=norm.eps)
 
-
-mdistiller_wrn_16_1 = partial(MdistillerWideResNet, 16, 1)
-mdistiller_wrn_16_2 = partial(MdistillerWideResNet, 16, 2)
-mdistiller_wrn_40_1 = partial(MdistillerWideResNet, 40, 1)
-mdistiller_wrn_40_2 = partial(MdistillerWideResNet, 40, 2)
 
 mtkd_rl_wrn_10_1 = partial(MtkdWideResNet, 10, 1)
 mtkd_rl_wrn_10_2 = partial(MtkdWideResNet, 10, 2)

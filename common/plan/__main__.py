@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from glob import escape as literal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from common.plan.budgets import Budget, load_budget
 from common.plan.datasets import is_present, provide
 from common.plan.estimate import estimate
 from common.plan.executors import Executor, LocalExecutor, cpu_count
-from common.plan.plan import PlannedRun, load_plan, select
+from common.plan.plan import PlannedRun, load_plan, select, with_released
+from common.plan.seeds import seeds_of
 from common.plan.tasks import State, Task, make_tasks, states
 from common.results.page import render_page
 from common.results.records import read_runs
@@ -71,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="GLOB",
         help="only experiments ('base_experiments/*') or cells ('<table> <row> <column>') of this pattern; repeatable",
     )
-    add("--seeds", type=_seeds, metavar="S,...", help="seeds (default: the budget's)")
+    add("--seeds", type=_seeds, metavar="S,...", help="seeds of every run (default: the budget's)")
     add("--jobs", type=positive, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
     add(
         "--cluster",
@@ -92,6 +94,21 @@ def parse_arguments() -> argparse.Namespace:
     add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="data sets (default: data/)")
     add("--experiments", type=Path, default=EXPERIMENTS, metavar="DIR", help="plan, budgets, parameters and figures")
     return parser.parse_args()
+
+
+def list_cells(tables: Sequence[Table], tasks: Sequence[Task]) -> None:
+    """Print which published cells the tasks give, and which cells of the same tables nothing gives."""
+    planned = {task.run.key for task in tasks}
+    shown = [table for table in tables if any((table.paper, cell.experiment) in planned for cell in table.cells)]
+    cells = [(table, cell) for table in shown for cell in table.published_cells]
+    given = [(table, cell) for table, cell in cells if (table.paper, cell.experiment) in planned]
+    print(f"\npublished cells that these runs give: {len(given)} of {sum(len(t.published_cells) for t in tables)}")
+    for table, cell in given:
+        print(f"  {table.id} | {cell.row} | {cell.column}: {cell.experiment}")
+    for table, cell in cells:
+        if cell.missing:
+            why = f" ({cell.note})" if cell.note else ""
+            print(f"no run: {table.id} | {cell.row} | {cell.column}: {cell.missing}{why}")
 
 
 def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
@@ -156,6 +173,28 @@ def by_hand() -> str:
     return " && ".join(steps)
 
 
+def chosen_tasks(
+    args: argparse.Namespace, budget: Budget, tables: Sequence[Table]
+) -> tuple[list[Task], list[PlannedRun]]:
+    """The tasks that the flags choose, and the runs whose place published networks take, as far as data are real."""
+    runs, released = load_plan(args.experiments), []
+    if not budget.generated:
+        runs, released = with_released(runs)
+    runs = select(
+        runs,
+        tables,
+        papers=args.papers,
+        table_patterns=args.tables,
+        cell_patterns=args.cells,
+        left_out=[*budget.leaves_out, *(literal(run.name) for run in released)],
+    )
+    seeds = dict.fromkeys((run.key for run in runs), args.seeds) if args.seeds else seeds_of(runs, tables, budget)
+    where = {"output": args.output, "data": args.data_dir, "experiments": args.experiments}
+    chosen, papers = {run.key for run in runs}, {run.paper for run in runs}
+    replaced = [run for run in released if run.paper in papers and run.key not in chosen]
+    return make_tasks(runs, seeds, budget, **where), replaced
+
+
 def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
     """The machines that the flags ask for."""
     if args.cluster is None:
@@ -204,18 +243,12 @@ def main() -> None:
     begun = time.monotonic()
     budget = load_budget(args.budget, args.experiments)
     tables = load_tables(args.experiments)
-    runs = select(
-        load_plan(args.experiments),
-        tables,
-        papers=args.papers,
-        table_patterns=args.tables,
-        cell_patterns=args.cells,
-        left_out=list(budget.leaves_out),
-    )
-    seeds = args.seeds or budget.seeds
-    tasks = make_tasks(runs, seeds, budget, output=args.output, data=args.data_dir, experiments=args.experiments)
+    tasks, released = chosen_tasks(args, budget, tables)
     print(f"budget {budget.name}: {budget.description}\nruns: {len(tasks)}")
+    for replaced in released:
+        print(f"published network in place of {replaced.paper} {replaced.experiment}: {replaced.released}")
     if args.dry_run:
+        list_cells(tables, tasks)
         dry_run(tasks, args.output, args.experiments)
         return
     executor = make_executor(args, budget)

@@ -21,6 +21,8 @@ class Budget:
         keep_networks: False deletes the networks of finished runs that no other run needs.
         jobs: how many runs at a time, unless the command line says it.
         seeds: which seeds, unless the command line says it.
+        compared_seeds: where given, more than `seeds` for runs that tables show: as many as the published figure is the
+            mean of, and at least this many where a table compares methods (`common/plan/seeds.py`).
         flags: pattern -> flags that the commands get, one pattern's after another's.
         params: pattern -> keys of `params.json` to override; later patterns win.
         leaves_out: pattern -> why its runs are left out, unless a table or a cell of theirs is asked for.
@@ -32,6 +34,7 @@ class Budget:
     keep_networks: bool = True
     jobs: int = 1
     seeds: tuple[int, ...] = (0,)
+    compared_seeds: int | None = None
     flags: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     params: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     leaves_out: dict[str, str] = dataclasses.field(default_factory=dict)

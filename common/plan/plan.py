@@ -7,7 +7,11 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     flags       script -> flags that each of its commands gets besides (optional)
     networks    patterns of the files that hold trained networks (optional)
     parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
+    reads       part of a command -> keys of its `params.json` that are read then, for docs/cells.md (optional)
+    configuration  flag that names a YAML file below the paper's directory, likewise (optional)
     places      experiment -> where commands that need it look for it, a path in the workspace or several (optional)
+    released    experiment -> file with a published network that takes its place, on the published data, where the
+                paper's directory or the repository has it (optional)
     runs        experiment, command, and where there are any needs, flags, dataset, readme (what a README calls it);
                 "trains": false for a command that leaves no `run.json` of its own, such as an evaluation; "workspace"
                 for one that would write to another's files; "copies": place -> file of the repository that it changes;
@@ -55,6 +59,7 @@ class PlannedRun:
         places: where commands that need it look for its directory, or (*.pth) for the file of the directory's name
             beside it, relative to the workspace; none where they find it by themselves.
         needed: whether another run needs its networks.
+        released: file with a published network that takes the run's place where it exists; None where none is known.
         networks: patterns of the files in its directory that hold them.
         leftovers: patterns of those that are of no use after the end, whoever needs the run.
     """
@@ -71,6 +76,7 @@ class PlannedRun:
     variant: str = ""
     places: tuple[str, ...] = ()
     needed: bool = False
+    released: Path | None = None
     networks: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
@@ -136,6 +142,7 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
             parameters=parameters,
             variant=variant,
             places=(places,) if isinstance(places, str) else tuple(places),
+            released=_released(plan, entry["experiment"]),
             networks=tuple(plan.get("networks", ())),
             leftovers=tuple(entry.get("leftovers", ())),
             copies=tuple(entry.get("copies", {}).items()),
@@ -145,6 +152,29 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
     if not run.script.is_file():
         raise UserError(f"{file}: '{run.experiment}' runs {run.command[0]}, which is not in {run.paper}/")
     return run
+
+
+def _released(plan: dict[str, Any], experiment: str) -> Path | None:
+    file = plan.get("released", {}).get(experiment)
+    if file is None:
+        return None
+    places = [REPOSITORY / plan["paper"] / file, REPOSITORY / file]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def with_released(runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """The plan where published networks that are there take the place of runs.
+
+    Returns:
+        All runs, needing those no more; and the runs whose place is taken.
+    """
+    replaced = [run for run in runs if run.released and run.released.is_file()]
+    gone = {run.key for run in replaced}
+    remaining = [
+        dataclasses.replace(run, needs=tuple(need for need in run.needs if (run.paper, need) not in gone))
+        for run in runs
+    ]
+    return remaining, replaced
 
 
 def select(

@@ -20,7 +20,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from common.plan.plan import PlannedRun
 from common.results.reported import read_data
 
 # scripts that draw nothing at random have no --seed
-SEEDLESS = ("evaluate.py", "tools/eval.py", "calibrate.py")
+SEEDLESS = ("evaluate.py", "tools/eval.py")
 
 
 class State(enum.Enum):
@@ -209,13 +209,20 @@ def states(tasks: Iterable[Task]) -> dict[Task, State]:
 
 
 def make_tasks(
-    runs: Sequence[PlannedRun], seeds: Sequence[int], budget: Budget, *, output: Path, data: Path, experiments: Path
+    runs: Sequence[PlannedRun],
+    seeds: Mapping[tuple[str, str], Sequence[int]],
+    budget: Budget,
+    *,
+    output: Path,
+    data: Path,
+    experiments: Path,
 ) -> list[Task]:
     """All runs with the first seed, then with the next, each task after those that it needs.
 
     Args:
         runs: with all that they need, in the plan's order.
-        seeds, budget: to run them with.
+        seeds: run -> its seeds; a run has all those of the runs that need it.
+        budget: to run them with.
         output: directory of results.
         data: directory of data sets.
         experiments: with the published `params.json` files.
@@ -224,9 +231,9 @@ def make_tasks(
         UserError: parameters that cannot be read.
     """
     tasks: list[Task] = []
-    for seed in seeds:
+    for seed in dict.fromkeys(seed for run in runs for seed in seeds[run.key]):
         made: dict[tuple[str, str], Task] = {}
-        for run in runs:
+        for run in (run for run in runs if seed in seeds[run.key]):
             params = None
             if run.parameters is not None:
                 published = read_data(experiments.parent / run.parameters / "params.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.results.markup import Html, join, table_header, tag
-from common.results.report import DOUBT, MARK, NONE, Part, Report, Section
+from common.results.report import DOUBT, MARK, NONE, REMARK, WITHIN, Part, Report, Section
 
 
 def summary(report: Report) -> Html:
@@ -58,6 +58,8 @@ def _legend() -> Html:
         MARK: "measured on other data or with another budget than the paper’s: shows which way it goes, and does not "
         "reproduce the published figure",
         DOUBT: "the published figure is doubtful, very likely a misprint",
+        REMARK: "the cell has a note of its own, below its table",
+        WITHIN: "the difference is no larger than the spread over seeds",
         "±": "standard deviation over seeds",
         "best, last": "test accuracy in percent at the best epoch, chosen on the test set itself, and at the last",
     }
@@ -108,10 +110,10 @@ def _largest(report: Report) -> Html | None:
     items = [
         tag(
             "li",
-            tag("b", line.difference, class_="up" if line.gap > 0 else "down"),
+            tag("b", line.difference(line.nearest), class_="up" if line.gap(line.nearest) > 0 else "down"),
             f" {line.cell.row}, {line.cell.column} ",
             tag("a", table.id, href=f"#{table.id}"),
-            f": {line.show(line.figure)}, published {line.published}",
+            f": {line.show(line.nearest)}, published {line.published}",
         )
         for table, line in report.largest
     ]

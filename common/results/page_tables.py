@@ -12,8 +12,8 @@ from urllib.parse import quote
 from common.results.curves import COLORS, chart, sparkline
 from common.results.markup import Html, join, table_header, tag
 from common.results.records import Curve, Record
-from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, Line, Part, Section
-from common.results.reported import PROTOCOLS, Cell
+from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, REMARK, WITHIN, Line, Part, Section
+from common.results.reported import Cell
 
 
 class Tables:
@@ -29,10 +29,7 @@ class Tables:
     def section(self, section: Section) -> Html:
         """A published table under every budget that there are runs of."""
         table = section.table
-        protocol = PROTOCOLS[table.protocol]
-        of = f"of {protocol}" if protocol else "whether of the best or the last epoch is not known"
-        because = f" ({table.protocol_source})" if table.protocol_source else ""
-        published = f"Published figures: {table.source}; {of}{because}."
+        published = f"Published figures: {table.source}; {section.protocol}."
         missing = len(table.published_cells) - section.covered()
         controls = ((f"Control {'; '.join(names)}", f": {why}.") for why, names in section.controls.items())
         return tag(
@@ -41,6 +38,8 @@ class Tables:
             tag("p", f"{table.dataset}, {table.metric}. {published}", class_="source"),
             *(tag("p", tag("b", DOUBT), f" {misprint}", class_="note doubt") for misprint in section.misprints),
             *(self.part(section, part) for part in section.parts),
+            *(tag("p", tag("b", f"{REMARK} {'; '.join(cells)}"), f": {note}.", class_="remark")
+              for note, cells in section.cell_notes.items()),
             *(tag("p", tag("b", names), why, class_="remark") for names, why in controls),
             *(tag("p", tag("b", "Note"), f": {note}", class_="remark") for note in table.notes),
             tag("p", tag("b", "Missing"), f": {missing} of {len(table.published_cells)} cells; all of them by ",
@@ -62,7 +61,10 @@ class Tables:
             f" {part.budget}",
             tag("span", f"{measured} of {len(section.table.published_cells)} cells", class_="count"),
         )
-        provenance = [tag("div", tag("dt", name), tag("dd", value)) for name, value in part.provenance.items()]
+        origins = part.provenance
+        if alike := section.not_told_apart(part):
+            origins[f"{WITHIN} not told apart"] = ". ".join(alike)
+        provenance = [tag("div", tag("dt", name), tag("dd", value)) for name, value in origins.items()]
         first = part is section.parts[0]
         return tag("details", summary, table, tag("dl", *provenance, class_="provenance"), class_="part", open=first)
 
@@ -127,8 +129,10 @@ def _kind(line: Line, column: str, text: str) -> str:
     """Class of a value."""
     if text == line.cell.missing:
         return "number wrap"
-    if column.endswith("− published") and line.gap and line.conditions.as_published:
-        return "number up" if line.gap > 0 else "number down"
+    for figure, name in FIGURE_NAMES.items():
+        gap = line.gap(figure) if column == f"{name} − published" else None
+        if gap and line.conditions.as_published and WITHIN not in text:
+            return "number up" if gap > 0 else "number down"
     return "number"
 
 

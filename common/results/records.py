@@ -14,6 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 
+TRAINED_HERE = "trained here"  # begins what a record says of a teacher that an earlier run left
 PUBLISHED_CONTENT = "published "  # begins what a record says of data whose checksums, or layout and counts, are right
 
 
@@ -88,6 +89,7 @@ class Record:
     Attributes:
         paper, experiment: what the tables know it by.
         settings: everything that made the run, but the seed.
+        teacher: name and origin ("resnet56: trained here for 240 epochs"); None where the record does not say.
         best, last, selected: test accuracy in percent at the best epoch, at the last, and at the one that a validation
             part chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
@@ -109,6 +111,7 @@ class Record:
     directory: Path
     command: tuple[str, ...]
     called_in: str
+    teacher: str | None = None
 
     @property
     def batch_size(self) -> int | None:
@@ -136,6 +139,11 @@ class Curve:
 
     part: str
     points: tuple[tuple[int, float], ...]
+
+
+def _precision(runtime: dict[str, Any]) -> str:
+    """That of convolutions: "off" for float32, else its name."""
+    return "tf32" if runtime.get("tf32") and runtime["amp"] == "off" else runtime["amp"]
 
 
 def _batch_size(settings: dict[str, Any]) -> int | None:
@@ -185,6 +193,7 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
     if all(figure is None for figure in figures):
         raise ValueError("no accuracy")
     on_gpu = content["runtime"]["device"] == "cuda"
+    teacher = _teacher(content, settings)
     batch_size = _batch_size(settings)
     published_batch_size = budget.get("published_batch_size", batch_size)
     return Record(
@@ -200,7 +209,7 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
             budget["published_epochs"],
             budget["batches"],
             settings.get("limit_eval_batches"),
-            content["runtime"]["amp"],
+            _precision(content["runtime"]),
             batch_size != published_batch_size,
         ),
         *figures,
@@ -210,7 +219,22 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
         directory,
         tuple(content["command"]),
         content.get("directory", ""),
+        teacher,
     )
+
+
+def _teacher(content: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Name and origin of the teacher.
+
+    One that was trained here is another one for each seed, and takes part in what a seed changes: in the settings how
+    long it was trained takes the place of its digest, by which no two seeds would ever be averaged.
+    """
+    origin = (content.get("teacher") or {}).get("origin")
+    if origin is None:
+        return None
+    if origin.startswith(TRAINED_HERE):
+        origin = settings["teacher"] = origin.partition(",")[0]  # without its accuracy
+    return f"{settings.get('DISTILLER.TEACHER', 'teacher')}: {origin}"
 
 
 @dataclasses.dataclass(frozen=True)

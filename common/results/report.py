@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from common.results.records import Conditions, Mean, Measured, Record, measure_all
-from common.results.reported import Cell, Table
+from common.results.reported import PROTOCOLS, Cell, Table
 
 MARK = "†"  # data or budget are not the paper's
 DOUBT = "‡"  # the published figure is very likely a misprint
+REMARK = "§"  # the cell has a note of its own
+WITHIN = "≈"  # a difference no larger than the spread over seeds
 NONE = "–"
 LARGEST = 5  # differences in the summary
 
-# Which measured figure answers a published one of that protocol; what is not known is taken for the best epoch
-_FIGURES = {"best": "best", "last": "last", "best of validation": "selected", "unknown": "best"}
+# Which measured figures answer a published one of that protocol; where that is not known, two may
+_FIGURES = {"best": ("best",), "last": ("last",), "best of validation": ("selected",), "unknown": ("best", "last")}
 FIGURE_NAMES = {"best": "best", "last": "last", "selected": "by validation"}
 
 Group = dict[tuple[str, str], Measured]  # (paper, experiment) -> figures, all under the same conditions
@@ -25,13 +30,11 @@ class Line:
     """A cell of a table, a control or a user's own experiment, with what was measured of it under one budget.
 
     Attributes:
-        figure: the measured figure that is held against the published one: "best", "last" or "selected".
         measured, conditions: None where nothing was.
     """
 
     paper: str
     cell: Cell
-    figure: str = "best"
     measured: Measured | None = None
     conditions: Conditions | None = None
 
@@ -39,26 +42,42 @@ class Line:
     def published(self) -> str:
         if self.cell.published is None:
             return NONE
-        return _show(Mean(self.cell.published, self.cell.std)) + (f" {DOUBT}" if self.cell.misprint else "")
+        marks = [mark for mark, text in ((DOUBT, self.cell.misprint), (REMARK, self.cell.note)) if text]
+        return " ".join([_show(Mean(self.cell.published, self.cell.std)), *marks])
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The measured figures that the published one may be held against: "best", "last", "selected"."""
+        return () if self.cell.published is None else _FIGURES[self.cell.protocol]
+
+    def mean(self, figure: str) -> Mean | None:
+        return getattr(self.measured, figure, None)
 
     def show(self, figure: str) -> str:
         """A measured figure, marked where data or budget are not the paper's."""
-        mean = getattr(self.measured, figure, None)
+        mean = self.mean(figure)
         if mean is None or self.conditions is None:
             return NONE
         return _show(mean) + ("" if self.conditions.as_published else f" {MARK}")
 
-    @property
-    def gap(self) -> float | None:
-        """Measured minus published; None on other data, where it would mean nothing."""
-        mean = getattr(self.measured, self.figure, None)
-        if mean is None or self.cell.published is None or not self.conditions.published_data:
+    def gap(self, figure: str) -> float | None:
+        """Measured minus published; None for a figure of another protocol, or on other data, where it means nothing."""
+        mean = self.mean(figure)
+        if mean is None or figure not in self.figures or not self.conditions.published_data:
             return None
         return mean.value - self.cell.published
 
+    def difference(self, figure: str) -> str:
+        """The same as text, marked where it is no larger than the spread over seeds, here or as published."""
+        if (gap := self.gap(figure)) is None:
+            return NONE
+        return f"{gap:+.2f}" + (f" {WITHIN}" if _is_within(gap, self.mean(figure).std, self.cell.std) else "")
+
     @property
-    def difference(self) -> str:
-        return NONE if self.gap is None else f"{self.gap:+.2f}"
+    def nearest(self) -> str | None:
+        """The figure that comes nearest to the published one, of those that may be held against it."""
+        gaps = {figure: abs(gap) for figure in self.figures if (gap := self.gap(figure)) is not None}
+        return min(gaps, key=gaps.get) if gaps else None
 
     @property
     def seeds(self) -> str:
@@ -95,9 +114,14 @@ class Part:
 
     @property
     def figures(self) -> list[str]:
-        """The measured figures that there are columns for: those that a run has, and the one to be compared."""
-        wanted = {self.lines[0].figure, *(() if self.measured else ("last",))}
+        """The measured figures that there are columns for: those that a run has, and those to be compared."""
+        wanted = {*self.compared, *(() if self.measured else ("last",))}
         return [f for f in FIGURE_NAMES if f in wanted or any(getattr(m, f) is not None for m in self.measured)]
+
+    @property
+    def compared(self) -> list[str]:
+        """The measured figures that some published one may be held against."""
+        return [f for f in FIGURE_NAMES if any(f in line.figures for line in self.lines)]
 
     @property
     def budget(self) -> str:
@@ -112,12 +136,14 @@ class Part:
             for c in self.conditions
         )
         superseded = sum(measured.superseded for measured in self.measured)
+        teachers = sorted({run.teacher for run in self.runs if run.teacher})
         left_out = "older runs left out, because newer ones have other settings or the same seed"
         return {
             "data": data,
             "budget": self.budget,
             "commit": ", ".join(sorted({run.commit for run in self.runs})),
             "hardware": ", ".join(sorted({run.hardware for run in self.runs})),
+            **({"teachers": "; ".join(teachers)} if teachers else {}),
             **({left_out: str(superseded)} if superseded else {}),
         }
 
@@ -138,8 +164,53 @@ class Section:
         measured = {FIGURE_NAMES[figure]: line.show(figure) for figure in part.figures}
         if line.measured is None and line.cell.missing:
             measured[next(iter(measured))] = line.cell.missing
-        difference = {f"{FIGURE_NAMES[line.figure]} − published": line.difference}
-        return {"published": line.published, **measured, **difference, "seeds": line.seeds}
+        differences = {f"{FIGURE_NAMES[figure]} − published": line.difference(figure) for figure in part.compared}
+        return {"published": line.published, **measured, **differences, "seeds": line.seeds}
+
+    @property
+    def protocol(self) -> str:
+        """Which epoch the published figures are of, and how that is known; row by row where rows differ."""
+        rows: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for cell in self.table.published_cells:
+            names = rows[cell.protocol, cell.protocol_source]
+            names += [cell.row] if cell.row not in names else []
+        parts = []
+        for (protocol, source), names in rows.items():
+            words = PROTOCOLS[protocol]
+            words = f"of {words}" if words else "whether of the best or of the last epoch is not known: both are shown"
+            whose = f"{', '.join(names)}: " if len(rows) > 1 else ""
+            parts.append(whose + words + (f" ({source})" if source else ""))
+        return "; ".join(parts)
+
+    @property
+    def cell_notes(self) -> dict[str, list[str]]:
+        """Notes of single cells -> the cells."""
+        notes: dict[str, list[str]] = defaultdict(list)
+        for cell in self.table.cells:
+            if cell.note:
+                notes[cell.note].append(cell.row if self.table.single_column else f"{cell.row}, {cell.column}")
+        return dict(notes)
+
+    def not_told_apart(self, part: Part) -> list[str]:
+        """What the table compares and seeds do not separate: a line for each figure and group of methods."""
+        if self.table.compares not in ("rows", "columns"):
+            return []
+        method, setting = ("row", "column") if self.table.compares == "rows" else ("column", "row")
+        groups: dict[str, list[Line]] = defaultdict(list)
+        for line in part.lines:
+            if line.measured:
+                groups[getattr(line.cell, setting)].append(line)
+        texts = []
+        for figure, (group, lines) in itertools.product(part.figures, groups.items()):
+            pairs = [
+                f"{getattr(a.cell, method)} and {getattr(b.cell, method)}"
+                for a, b in itertools.combinations(lines, 2)
+                if (x := a.mean(figure)) and (y := b.mean(figure)) and x.std is not None and y.std is not None
+                if _is_within(x.value - y.value, x.std, y.std)
+            ]
+            if pairs:
+                texts.append(f"{group}, {FIGURE_NAMES[figure]}: {'; '.join(pairs)}")
+        return texts
 
     @property
     def misprints(self) -> list[str]:
@@ -212,9 +283,9 @@ class Report:
             for section in self.sections
             for part in section.parts
             for line in part.lines
-            if line.gap is not None and line.conditions.as_published
+            if line.nearest is not None and line.conditions.as_published
         ]
-        return sorted(lines, key=lambda pair: -abs(pair[1].gap))[:LARGEST]
+        return sorted(lines, key=lambda pair: -abs(pair[1].gap(pair[1].nearest)))[:LARGEST]
 
 
 def make_report(tables: Iterable[Table], records: Iterable[Record], remarks: Iterable[str] = ()) -> Report:
@@ -256,11 +327,14 @@ def _part(table: Table, groups: dict[Conditions, Group]) -> Part:
     where = {key: (measured, conditions) for conditions, group in groups.items() for key, measured in group.items()}
     return Part(
         tuple(groups),
-        tuple(
-            Line(table.paper, cell, _FIGURES[table.protocol], *where.get((table.paper, cell.experiment), ()))
-            for cell in table.cells
-        ),
+        tuple(Line(table.paper, cell, *where.get((table.paper, cell.experiment), ())) for cell in table.cells),
     )
+
+
+def _is_within(difference: float, *stds: float | None) -> bool:
+    """Whether a difference is no larger than its own deviation from one run to the next; False where none is known."""
+    known = [std for std in stds if std is not None]
+    return bool(known) and abs(difference) <= math.hypot(*known)
 
 
 def _show(mean: Mean) -> str:

@@ -21,6 +21,8 @@ PROTOCOLS = {
     "unknown": None,
 }
 
+COMPARISONS = ("rows", "columns", "other tables", "nothing")
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -30,9 +32,11 @@ class Cell:
         row, column: where it stands in its table.
         published: its value, in the table's metric; None for a control.
         std: the published deviation over runs, where there is one.
+        protocol: which epoch it is of, a key of `PROTOCOLS`; `protocol_source`: how that is known.
         misprint: why the published value is doubtful, where it is.
         experiment: what `run.json` calls the runs that regenerate it; None where the plan has none.
         missing: why there is none, where the plan says so.
+        note: what a reader must know about this cell alone, such as that its parameters are inferred.
         command: what a person would type for such a run, where the plan says so.
         why: what a control is good for; None for a published figure.
     """
@@ -41,9 +45,12 @@ class Cell:
     column: str
     published: float | None
     std: float | None = None
+    protocol: str = "unknown"
+    protocol_source: str = ""
     misprint: str | None = None
     experiment: str | None = None
     missing: str | None = None
+    note: str | None = None
     command: str | None = None
     why: str | None = None
 
@@ -53,7 +60,8 @@ class Table:
     """One published table.
 
     Attributes:
-        protocol: which epoch its figures are of, a key of `PROTOCOLS`; `protocol_source`: how that is known.
+        runs: how many runs a figure is the mean of, where that is known; else 1.
+        compares: where the methods stand that it holds against each other: a value of `COMPARISONS`.
         cells: the published ones, then the controls.
     """
 
@@ -63,8 +71,8 @@ class Table:
     dataset: str
     metric: str
     source: str
-    protocol: str
-    protocol_source: str
+    runs: int
+    compares: str
     notes: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -141,9 +149,8 @@ def load_tables(experiments: Path = EXPERIMENTS) -> list[Table]:
 
 
 def _table(content: dict[str, Any], plan: _Plan) -> Table:
-    protocol = content.get("protocol", "unknown")
-    if protocol not in PROTOCOLS:
-        raise UserError(f"reported.json: the protocol of {content['id']} is '{protocol}', not one of {[*PROTOCOLS]}")
+    if (compares := content.get("compares", "nothing")) not in COMPARISONS:
+        raise UserError(f"reported.json: {content['id']} compares '{compares}', not one of {[*COMPARISONS]}")
     cells = _cells(content, plan.cells.get(content["id"]))
     try:
         cells += [Cell(published=None, **control) for control in plan.controls.get(content["id"], [])]
@@ -152,8 +159,8 @@ def _table(content: dict[str, Any], plan: _Plan) -> Table:
     paper = content["paper"]
     return Table(
         **{key: content[key] for key in ("id", "paper", "title", "dataset", "metric", "source")},
-        protocol=protocol,
-        protocol_source=content.get("protocol_source", ""),
+        runs=content.get("runs", 1),
+        compares=compares,
         notes=tuple(note for note in (content.get("note"), *plan.notes.get(content["id"], [])) if note),
         cells=tuple(
             dataclasses.replace(cell, command=plan.commands.get((paper, cell.experiment or ""))) for cell in cells
@@ -170,8 +177,31 @@ def _cells(table: dict[str, Any], planned: dict[str, list] | None) -> list[Cell]
         entries = planned[name] if planned is not None else [None] * len(figures)
         for column, figure, entry in zip(table["columns"], figures, entries, strict=True):
             column = column.replace("[teacher]", f"[{figure.get('teacher')}]")
-            known = {"missing": entry["missing"]} if isinstance(entry, dict) else {"experiment": entry}
+            known = entry if isinstance(entry, dict) else {"experiment": entry}
+            if surplus := known.keys() - {"experiment", "missing", "note"}:
+                raise UserError(f"the plan of table {table['id']} has an unknown key '{min(surplus)}' in row {name}")
             cells.append(
-                Cell(name, column, figure["value"], figure.get("std"), misprint=figure.get("misprint"), **known)
+                Cell(
+                    name,
+                    column,
+                    figure["value"],
+                    figure.get("std"),
+                    *_protocol(table, name, figure),
+                    misprint=figure.get("misprint"),
+                    **known,
+                )
             )
     return cells
+
+
+def _protocol(table: dict[str, Any], row: str, figure: dict[str, Any]) -> tuple[str, str]:
+    """Protocol of a figure and how it is known: its own, else its row's, else its table's."""
+    own = next(
+        (place for place in (figure, table.get("row_protocols", {}).get(row, {}), table) if "protocol" in place), {}
+    )
+    protocol = own.get("protocol", "unknown")
+    if protocol not in PROTOCOLS:
+        raise UserError(
+            f"reported.json: the protocol of {table['id']}, {row}, is '{protocol}', not one of {[*PROTOCOLS]}"
+        )
+    return protocol, own.get("protocol_source", "")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from common.results.report import DOUBT, MARK, NONE, Line, Part, Report, Section
-from common.results.reported import PROTOCOLS, Table
+from common.results.report import DOUBT, MARK, NONE, REMARK, WITHIN, Line, Part, Report, Section
+from common.results.reported import Table
 
 HEAD = f"""# Published and measured figures
 
 Best and last are test accuracies at the best epoch (chosen on the test set itself) and at the last, mean ± standard
 deviation over seeds. {MARK} marks figures that were measured on other data or with another budget than the paper's:
 they prove that everything runs or which way it goes, and do not reproduce the published figure. {DOUBT} marks published
-figures that are doubtful, very likely misprints. Rows without a published figure are controls."""
+figures that are doubtful, very likely misprints, {REMARK} those with a note of their own below the table. A published
+figure is held against the measured one of the same protocol, best epoch or last, and against both where its protocol
+is not known. {WITHIN} marks differences that are no larger than the spread over seeds; one seed shows no spread, and
+no difference of one seed is shown to be real. Rows without a published figure are controls."""
 
 
 def render(report: Report, *, unmeasured: bool = False) -> str:
@@ -32,15 +35,16 @@ def render(report: Report, *, unmeasured: bool = False) -> str:
 
 def _section(section: Section) -> list[str]:
     table = section.table
-    protocol = PROTOCOLS[table.protocol]
-    source = f"Published figures: {table.source}" + (f", of {protocol}." if protocol else ".")
+    source = f"Published figures: {table.source}; {section.protocol}."
     blocks = [f"## {table.title} (`{table.id}`)", f"{table.dataset}, {table.metric}. {source}"]
     if section.is_measured:
         blocks += [_sub_table(section, part) for part in section.parts]
     else:
         blocks.append(_compact(table))
     blocks += [f"Control, {'; '.join(names)}: {why}." for why, names in section.controls.items()]
-    return [*blocks, *(f"{DOUBT} {misprint}" for misprint in section.misprints), *(f"Note: {n}" for n in table.notes)]
+    blocks += [f"{DOUBT} {misprint}" for misprint in section.misprints]
+    blocks += [f"{REMARK} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
+    return [*blocks, *(f"Note: {n}" for n in table.notes)]
 
 
 def _compact(table: Table) -> str:
@@ -64,7 +68,10 @@ def _sub_table(section: Section, part: Part) -> str:
     provenance = "; ".join(f"{name}: {value}" for name, value in part.provenance.items())
     mark = "" if part.as_published else f" {MARK}"
     table = markdown(list(rows[0]), [list(row.values()) for row in rows], left=len(names))
-    return f"{table}\n\nMeasured{mark}: {provenance}."
+    blocks = [table, f"Measured{mark}: {provenance}."]
+    if alike := section.not_told_apart(part):
+        blocks.append(f"{WITHIN} Not told apart by these seeds. {'. '.join(alike)}.")
+    return "\n\n".join(blocks)
 
 
 def _others(lines: tuple[Line, ...]) -> list[str]:

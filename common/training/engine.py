@@ -20,16 +20,25 @@ from tqdm import tqdm
 from common.data import Batch, Batches
 from common.errors import TrainingError, UserError
 from common.training.checkpoints import load_checkpoint, save_checkpoint
+from common.training.cuda_graphs import CudaGraphs, GraphedCallable, graphs_blocker
 from common.training.epoch_sums import EpochSums
 from common.training.evaluation import Evaluation
-from common.training.fast import recording_obstacle, speed_up, use_fused
-from common.training.method import FrozenTeacher, Method, Step
-from common.training.recording import CudaGraphs, Recorded
+from common.training.fast_path import (
+    apply_fast_path,
+    capture_blocker,
+    keep_parameter_layout,
+    refuse_old_names,
+    use_fused,
+    use_fused_loss_scaling,
+)
+from common.training.gpu_memory import explained_out_of_memory, peak_memory, reset_peak_memory
+from common.training.layouts import layout_for, layout_name
+from common.training.method import Method, Step
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
 from common.training.schedules import Schedule
 
-WARM_UP_STEPS = 3  # before a step is recorded; what PyTorch's documentation of CUDA graphs does
+WARM_UP_STEPS = 3  # before a step is captured; what PyTorch's documentation of CUDA graphs does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +145,7 @@ class Trainer:
         validation: batches of a part cut from the training set, where there is one.
         accumulation_steps: batches whose gradients are summed before each update; the last batch of an epoch updates
             with whatever has come together.
+        layout: of images and weights in memory (default: `layout_for` the method).
         runtime: device, precision, processes.
         files: where checkpoints go.
         settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
@@ -154,14 +164,18 @@ class Trainer:
         settings: dict[str, Any],
         validation: Batches | None = None,
         accumulation_steps: int = 1,
+        layout: torch.memory_format | None = None,
     ) -> None:
+        refuse_old_names(method)
+        self.layout = layout or layout_for(method, runtime)
         if not runtime.plain:
-            speed_up(method, runtime)
+            apply_fast_path(method, self.layout, runtime)
         self.method = method.to(runtime.device)
         self.optimizer = make_optimizer(self.method.trainable_parameters())
+        keep_parameter_layout(self.optimizer)
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
-        self.runtime, self.files, self.settings = runtime, files, settings
+        self.runtime, self.files, self.settings = runtime, files, {**settings, **runtime.compared_settings()}
         self.accumulation_steps = accumulation_steps
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.amp == "fp16")
         self.accuracies = ValidationFigures() if test is None else Accuracies()
@@ -187,32 +201,49 @@ class Trainer:
                 self._forward = DistributedDataParallel(self._forward, broadcast_buffers=False)
 
         self._epoch = 0  # that is being trained
+        self._phase: float | None = None  # of it: steps of one phase are the same
         self._sums = EpochSums(runtime)
-        self._recorded: Recorded | None = None
-        self._graphs: CudaGraphs | None = None
-        self.remarks: list[str] = []  # on how this run computes, for its log
+        self._graphed_step: GraphedCallable | None = None
+        self.messages: list[str] = []  # on how this run computes, for its log
         if runtime.device.type == "cuda" and not runtime.plain:
             use_fused(self.optimizer)
-            self._graphs = CudaGraphs(runtime.device)
-            obstacle = recording_obstacle(self.method, self.optimizer, runtime, accumulation_steps)
-            if obstacle is None:
-                self._record_updates(self._graphs)
+            if self.scaler.is_enabled():
+                use_fused_loss_scaling(self.optimizer)
+        self._capture_blocker = graphs_blocker(runtime)
+        graphs = CudaGraphs(runtime.device) if self._capture_blocker is None else None
+        if graphs is not None:
+            self._capture_blocker = capture_blocker(self.method, self.optimizer, runtime, accumulation_steps)
+            if self._capture_blocker is None:
+                self.capture_steps(graphs)
             else:
-                self._not_recorded(obstacle)
+                self.messages.append(f"steps: not captured as a CUDA graph: {self._capture_blocker}")
+        how = {"graphs": graphs, "layout": self.layout, "report": self.messages.append}
         self._evaluations = [
-            Evaluation(method.student, part, runtime, method.evaluation_loss, self._graphs)
-            if part is not None
-            else None
+            None if part is None else Evaluation(method.evaluated, part, runtime, method.evaluation_loss, **how)
             for part in (test, validation)
         ]
+        reset_peak_memory(runtime.device)
 
-    def _record_updates(self, graphs: CudaGraphs) -> None:
-        """Replay updates from a recording; the learning rate then lies on the device."""
+    def capture_steps(self, graphs: CudaGraphs) -> None:
+        """Replay steps from a capture; the learning rate then lies on the device."""
         self._rate = torch.zeros((), device=self.runtime.device)
-        self._recorded = Recorded(self._update, graphs, WARM_UP_STEPS, self._not_recorded)
+        self._graphed_step = GraphedCallable(self._update, graphs, "steps", WARM_UP_STEPS, self.messages.append)
 
-    def _not_recorded(self, reason: str) -> None:
-        self.remarks.append(f"steps are not recorded as a CUDA graph: {reason}")
+    def execution(self) -> dict[str, Any]:
+        """How this run really computes, for its record.
+
+        Returns:
+            `layout`; `precision`; `step` and `evaluation`, each "captured", "warming up", or "eager: " and the reason;
+            and `peak_memory_mib`, which is None on a CPU.
+        """
+        step = self._graphed_step.status if self._graphed_step else f"eager: {self._capture_blocker}"
+        return {
+            "layout": layout_name(self.layout),
+            "precision": self.runtime.precision,
+            "step": step,
+            "evaluation": next(part.execution for part in self._evaluations if part),
+            "peak_memory_mib": peak_memory(self.runtime.device),
+        }
 
     def resume(self) -> bool:
         """Go back to the state of the last checkpoint, if there is one.
@@ -235,12 +266,15 @@ class Trainer:
                         f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
                         "or start again without --resume"
                     )
-            self.method.load_state_dict(state["weights"], strict=False)  # teachers stay as they were loaded
+            # teachers stay as they were loaded
+            if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
+                raise KeyError(unknown[0])
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
             self.scaler.load_state_dict(state["scaler"])
             self.accuracies = type(self.accuracies)(**state["accuracies"])
             self.history, self.seconds = state["history"], state["seconds"]
             self.epochs_done = int(content["epoch"])
+            self._phase = None  # what was captured before works on other tensors
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{self.files.last} was not written here and cannot be resumed exactly; start without --resume"
@@ -255,12 +289,14 @@ class Trainer:
         """
         try:
             self.optimizer.load_state_dict(checkpoint[self.files.optimizer_key])
+            self._phase = None  # what was captured before works on other tensors
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError("the restored checkpoint has no optimiser state that fits this model") from error
 
     def _save(self, finished: int, is_best: bool) -> None:
         """Write the checkpoints of `finished` epochs."""
-        frozen = tuple(f"{name}." for name, m in self.method.named_modules() if isinstance(m, FrozenTeacher))
+        left_out = {id(module) for module in self.method.frozen_modules()}
+        frozen = tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
         content = {
             **self.files.constants,
             "epoch": finished,
@@ -300,15 +336,17 @@ class Trainer:
             after_training: called on all processes after the last epoch; gives more fields of the run's record.
 
         Raises:
-            TrainingError: a loss that is not finite; checkpoints stay as they were after the last good epoch.
+            TrainingError: a loss that is not finite, or more memory than the GPU has; checkpoints stay as they were
+                after the last good epoch.
         """
         status, problem, more = "failed", None, {}
         try:
-            self._log_remarks(run)
-            for epoch in range(self.epochs_done, self.epochs):
-                self._run_epoch(epoch, run, after_epoch)
-            if after_training is not None:
-                more = after_training()
+            self._log_messages(run)
+            with explained_out_of_memory("training", graphs=False):
+                for epoch in range(self.epochs_done, self.epochs):
+                    self._run_epoch(epoch, run, after_epoch)
+                if after_training is not None:
+                    more = after_training()
             status = "done"
         except KeyboardInterrupt as signal:
             status = "stopped"
@@ -322,11 +360,11 @@ class Trainer:
                 run.close(status, error=problem, **{**self._results(), **more})
         return self.accuracies
 
-    def _log_remarks(self, run: RunDirectory | None) -> None:
+    def _log_messages(self, run: RunDirectory | None) -> None:
         if run is not None:
-            for remark in self.remarks:
-                run.log(remark)
-        self.remarks.clear()
+            for message in self.messages:
+                run.log(message)
+        self.messages.clear()
 
     def _results(self) -> dict[str, Any]:
         """Figures for `run.json`, as far as training has come."""
@@ -334,6 +372,7 @@ class Trainer:
             **self.accuracies.results(),
             "epochs_done": self.epochs_done,
             "seconds": round(self.seconds, 2),
+            "execution": self.execution(),
         }
 
     def _run_epoch(self, epoch: int, run: RunDirectory | None, after_epoch: Callable | None) -> None:
@@ -357,7 +396,7 @@ class Trainer:
         else:
             is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
         self.seconds += time.perf_counter() - started
-        self._log_remarks(run)
+        self._log_messages(run)
         if run is None:
             return
         rate = self.schedule(epoch, len(self.train) - 1, len(self.train))
@@ -386,9 +425,7 @@ class Trainer:
     def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
         self.method.train()
-        self._epoch, self._sums = epoch, EpochSums(self.runtime)
-        if self._recorded:
-            self._recorded.forget()  # the epoch's number is part of it, and where its sums lie
+        self._begin_epoch(epoch)
         iterations = len(self.train)
         progress = tqdm(
             self.train.epoch(epoch),
@@ -406,18 +443,29 @@ class Trainer:
         self._sums.check(epoch)
         return {**self._sums.means(), **self._method_figures()}
 
+    def _begin_epoch(self, epoch: int) -> None:
+        """Sums at zero; what was captured of earlier epochs stays where steps are the same."""
+        self._epoch, before = epoch, self._phase
+        self._phase = min(epoch, self.method.epoch_dependent_until)
+        if self._phase == before:
+            self._sums.reset()
+            return
+        self._sums = EpochSums(self.runtime)  # losses may have other names now
+        if self._graphed_step:
+            self._graphed_step.invalidate()
+
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        if self._recorded:
+        if self._graphed_step:
             self._rate.fill_(rate)
 
     def _train_step(self, batch: Batch, epoch: int, iteration: int, iterations: int) -> Step:
-        if self._recorded:
-            step = self._recorded(batch.images, batch.targets, batch.indices)
+        if self._graphed_step:
+            step = self._graphed_step(*batch.inputs)
         else:
             step = self._update(
-                *batch[:3],
+                *batch.inputs,
                 # processes average their gradients; with shares of unequal size each counts by its samples
                 share=len(batch.targets) * self.runtime.world_size / batch.global_size,
                 begins=iteration % self.accumulation_steps == 0,
@@ -431,7 +479,7 @@ class Trainer:
         images: Tensor,
         targets: Tensor,
         indices: Tensor,
-        *,
+        *strong_images: Tensor,
         share: float = 1.0,
         begins: bool = True,
         ends: bool = True,
@@ -439,15 +487,14 @@ class Trainer:
         """Losses and gradients of a batch, and what the optimiser makes of them; all of it on the device.
 
         Args:
-            images, targets, indices: of a `Batch`.
+            images, targets, indices, strong_images: the `inputs` of a `Batch`.
             share: by which the losses are scaled.
             begins: forget the gradients of the batches before.
             ends: let the optimiser have its turn.
         """
-        if self.runtime.plain:
-            images = images.contiguous()
+        images, *strong_images = (view.contiguous(memory_format=self.layout) for view in (images, *strong_images))
         with self.runtime.autocast():
-            step: Step = self._forward(images, targets, indices, self._epoch)
+            step: Step = self._forward(images, targets, indices, self._epoch, *strong_images)
         if begins:
             self.optimizer.zero_grad(set_to_none=True)
         weighted = {name: loss if share == 1 else loss * share for name, loss in step.losses.items()}
@@ -456,17 +503,20 @@ class Trainer:
             self._step_optimizer()
         step = Step(step.logits.detach(), {name: loss.detach() for name, loss in step.losses.items()})
         self._sums.add(step, targets)
+        self.method.after_update()
         return step
 
     def _step_optimizer(self) -> None:
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        if self._recorded:
+        if self._graphed_step:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # a number again: checkpoints hold it
+        try:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        finally:
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate  # a number again: checkpoints hold it
 
     def _method_figures(self) -> dict[str, float]:
         """The method's own figures of an epoch, averaged over processes."""

@@ -39,6 +39,13 @@ class EpochSums:
         self.counts += torch.stack([correct, torch.full_like(correct, len(targets))])
         self.steps += 1
 
+    def reset(self) -> None:
+        """Begin again at zero, in the same places."""
+        if self.names:
+            for total in (self.losses, self.steps, self.counts):
+                total.zero_()
+            self.first_bad.fill_(math.inf)
+
     def check(self, epoch: int) -> None:
         """Raises:
         TrainingError: a loss was not finite, in whichever process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,19 +30,26 @@ class Step(NamedTuple):
 class Method(nn.Module):
     """A way of training `student`: `method(images, targets, indices, epoch)` gives a `Step`.
 
+    Where the training batches have strong views as well (`common.data.Batch`), `forward` gets them as a fifth argument.
+
     Every parameter of the method that wants a gradient is trained, unless `trainable_parameters` says otherwise; only
     the student is evaluated and saved as the result. What the method learns by itself and is no parameter or buffer
     goes into checkpoints through `get_extra_state` and `set_extra_state` of `nn.Module`.
 
     Attributes:
         student: the network that is trained.
-        recordable: True says that within an epoch `forward` and `backward` do the same to every batch, on the device
-            alone, so that on a GPU they may be recorded once and replayed: what Python does in them, such as counting
-            steps or drawing numbers on the host, is not repeated then.
+        graph_capturable: True says that within an epoch `forward`, `backward` and `after_update` do the same to every
+            batch, on the device alone, so that on a GPU they may be captured once as a CUDA graph and replayed: what
+            Python does in them, such as counting steps or drawing numbers on the host, is not repeated then.
+        epoch_dependent_until: from this epoch on, counted from 0, steps no longer depend on the epoch, and one capture
+            serves for all that follow. 0 says that they never do; by default they always may.
+        channels_last: False says that images, networks and own modules have to be contiguous in memory.
     """
 
     student: nn.Module
-    recordable = False
+    graph_capturable = False
+    epoch_dependent_until: float = math.inf
+    channels_last = True
 
     def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
         """Losses of one batch.
@@ -69,8 +77,23 @@ class Method(nn.Module):
         """The parameters that the run's optimiser trains; a method that trains some by itself leaves those out."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def after_update(self) -> None:
+        """What the method does on the device after each batch, when the run's optimiser has had its turn.
+
+        It belongs to the step and is captured with it.
+        """
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What gives the logits by which the method is judged: the student."""
+        return self.student
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """What training leaves as it is; checkpoints leave it out."""
+        return [module for module in self.modules() if isinstance(module, FrozenTeacher)]
+
     def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
-        """Called after each batch, when the run's optimiser has had its turn.
+        """Called after each batch, after `after_update`, with the position: for what the host decides.
 
         Args:
             epoch: counted from 0.

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -153,9 +154,18 @@ def _provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Commit of the code, with `-dirty` where files differ from it; "unknown" outside a checkout."""
+    """Commit of the code, with `-dirty` where files differ from it; "unknown" in neither a checkout nor an archive."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return _archived_commit(REPOSITORY / ".git_archival.txt")
+
+
+def _archived_commit(file: Path) -> str:
+    """The commit that `git archive` wrote into `file`; whether somebody changed the archive's files is not known."""
+    try:
+        commit = file.read_text().removeprefix("commit: ").strip()
+    except OSError:
         return "unknown"
+    return commit[:12] if re.fullmatch(r"[0-9a-f]{40}", commit) else "unknown"

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,34 +16,50 @@ from common.command_line import natural, positive
 from common.errors import UserError
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# flags that mean nothing where one network is evaluated once
+TRAINING_ONLY = ("--compile", "--no-graphs", "--seed", "--resume", "--limit-train-batches")
 
 
-def add_runtime_flags(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
-    """The flags that every script here understands; an evaluation has no use for those that are about training."""
+def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """The flags that every script here understands.
+
+    Args:
+        parser: of a script.
+        without: flags that mean nothing in this script, such as `TRAINING_ONLY`; they keep their defaults.
+    """
     group = parser.add_argument_group("runtime (the same for every script here)")
-    group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
-    group.add_argument(
-        "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
+
+    def add(flag: str, **options: Any) -> None:
+        if flag not in without:
+            group.add_argument(flag, **options)
+        else:
+            default = options.get("default", False if "action" in options else None)
+            parser.set_defaults(**{flag.removeprefix("--").replace("-", "_"): default})
+
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
+    add("--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published")
+    add(
+        "--tf32",
+        action="store_true",
+        help="TensorFloat-32 in convolutions, as published runs on Ampere GPUs and newer had by PyTorch's default",
     )
-    group.add_argument(
+    add("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
+    add(
         "--plain",
         action="store_true",
         help="take every step as the published code does: contiguous tensors, teachers as they are, nothing fused or "
-        "recorded; for comparisons with the fast way, which is the default",
+        "captured; for comparisons with the fast path, which is the default",
     )
-    group.add_argument("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
-    group.add_argument("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    if training:
-        group.add_argument(
-            "--compile", action="store_true", help="compile the training step (slow start, faster steps)"
-        )
-        group.add_argument(
-            "--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout"
-        )
-        group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
-        group.add_argument(
-            "--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch"
-        )
+    add(
+        "--no-graphs",
+        action="store_true",
+        help="on a GPU, do not capture steps and evaluation as CUDA graphs: slower, and takes less memory",
+    )
+    add("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
+    add("--resume", action="store_true", help="go on with the run in this directory if there is one")
+    add("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
+    add("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
+    add("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +71,8 @@ class Runtime:
         amp: "off", "bf16" or "fp16".
         compile: compile the training step.
         plain: without anything that makes steps faster.
+        tf32: TensorFloat-32 in convolutions.
+        graphs: CUDA graphs, where the device has them.
         seed: of everything random.
         rank, world_size: this process among those of a distributed run (torchrun), else 0 and 1.
     """
@@ -62,6 +81,8 @@ class Runtime:
     amp: str = "off"
     compile: bool = False
     plain: bool = False
+    tf32: bool = False
+    graphs: bool = True
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -75,10 +96,24 @@ class Runtime:
     def distributed(self) -> bool:
         return self.world_size > 1
 
+    @property
+    def precision(self) -> str:
+        """Of convolutions: "fp32", "tf32", "bf16" or "fp16"."""
+        if self.amp != "off":
+            return self.amp
+        return "tf32" if self.tf32 and self.device.type == "cuda" else "fp32"
+
     def autocast(self) -> contextlib.AbstractContextManager:
         """Mixed precision as asked for, nothing when off."""
         dtype = AMP_DTYPES[self.amp]
         return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def compared_settings(self) -> dict:
+        """What belongs to the settings that two runs must share to be one, besides what the scripts name themselves.
+
+        Not how steps are taken: `plain` and `graphs` may change when a run is resumed, which moves results by rounding.
+        """
+        return {"tf32": True} if self.tf32 else {}
 
     def settings(self) -> dict:
         """What a run's record says about how it was computed."""
@@ -87,6 +122,8 @@ class Runtime:
             "amp": self.amp,
             "compile": self.compile,
             "plain": self.plain,
+            "tf32": self.tf32,
+            "graphs": self.graphs,
             "world_size": self.world_size,
         }
 
@@ -102,27 +139,49 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
     device = _device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
     if args.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
-    if args.plain and getattr(args, "compile", False):
+    if args.plain and args.compile:
         raise UserError("--plain leaves out what makes steps faster: give it without --compile")
+    if args.tf32 and not _has_tf32(device):
+        raise UserError(f"--tf32 needs an NVIDIA GPU of Ampere's generation or newer, which {device} is not")
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # float32 means float32; TensorFloat-32 would keep ten bits of the mantissa
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
+    use_tf32(args.tf32)
     if world_size > 1:
         wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
         nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
         dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
-    compiled, seed = getattr(args, "compile", False), getattr(args, "seed", 0)  # evaluations have neither flag
-    torch.manual_seed(seed)
+    torch.manual_seed(args.seed)
     try:
-        yield Runtime(device, args.amp, compiled, args.plain, seed, rank, world_size)
+        yield Runtime(
+            device,
+            amp=args.amp,
+            compile=args.compile,
+            plain=args.plain,
+            tf32=args.tf32,
+            graphs=not args.no_graphs,
+            seed=args.seed,
+            rank=rank,
+            world_size=world_size,
+        )
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def use_tf32(wanted: bool) -> None:
+    """TensorFloat-32, which keeps ten bits of the mantissa, in convolutions; never in matrix products.
+
+    That is PyTorch's default where `wanted`. Otherwise float32 means float32.
+    """
+    torch.backends.cudnn.allow_tf32 = wanted
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

@@ -30,7 +30,9 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
 class AT(Distiller):
     """Cross-entropy and `at_loss` on all stages but the stem."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

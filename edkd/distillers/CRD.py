@@ -91,7 +91,9 @@ class ContrastMemory(nn.Module):
 class CRD(Distiller):
     """Cross-entropy and `nce_loss` in both directions; the trainers `crd` and `crd_dot` draw the negatives."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any, num_data: int) -> None:
         super().__init__(student, teacher)

@@ -69,7 +69,8 @@ class DKD(Distiller):
     """Cross-entropy and `dkd_loss`, which is warmed up."""
 
     teacher_features = False
-    recordable = True
+    graph_capturable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
@@ -77,7 +78,7 @@ class DKD(Distiller):
         self.alpha = cfg.DKD.ALPHA
         self.beta = cfg.DKD.BETA
         self.temperature = cfg.DKD.T
-        self.warmup = cfg.DKD.WARMUP
+        self.warmup = self.epoch_dependent_until = cfg.DKD.WARMUP
 
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, _ = self.student(image)

@@ -60,13 +60,14 @@ class EDKD(Distiller):
     """Cross-entropy and `edkd_loss`, which is warmed up."""
 
     teacher_features = False
-    recordable = True
+    graph_capturable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.EDKD.CE_WEIGHT
         self.temperature = cfg.EDKD.T
-        self.warmup = cfg.EDKD.WARMUP
+        self.warmup = self.epoch_dependent_until = cfg.EDKD.WARMUP
         self.form = {"form": cfg.EDKD.FORM, "alpha": cfg.EDKD.ALPHA, "beta": cfg.EDKD.BETA}
         if cfg.EDKD.FORM not in FORMS:
             raise UserError(f"EDKD.FORM is '{cfg.EDKD.FORM}': one of {', '.join(FORMS)}")

@@ -21,7 +21,9 @@ def hint_loss(regressed: Tensor, f_t: Tensor) -> Tensor:
 class FitNet(Distiller):
     """Cross-entropy and `hint_loss` on one stage, with a regressor that is trained along."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

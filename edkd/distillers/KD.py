@@ -25,7 +25,9 @@ class KD(Distiller):
     """Cross-entropy and `kd_loss`, weighted."""
 
     teacher_features = False
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

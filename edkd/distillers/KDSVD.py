@@ -27,8 +27,27 @@ def singular_vectors(feat: Tensor, k: int) -> tuple[Tensor, Tensor]:
         Values scaled to length 1, [N, k], and vectors, [N, W, k].
     """
     with torch.autocast(feat.device.type, enabled=False):
-        _, s, v_t = torch.linalg.svd(feat.flatten(1, 2).float(), full_matrices=False)
-    return F.normalize(s[:, :k], dim=1), v_t[:, :k].transpose(1, 2)
+        matrices = feat.flatten(1, 2).float()
+        s, v = decompose_by_gram(matrices) if feat.is_cuda else decompose(matrices)
+    return F.normalize(s[:, :k], dim=1), v[:, :, :k]
+
+
+def decompose(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values in descending order, [N, W], and right vectors, [N, W, W], of matrices [N, M, W]."""
+    _, s, v_t = torch.linalg.svd(matrices, full_matrices=False)
+    return s, v_t.transpose(1, 2)
+
+
+def decompose_by_gram(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`decompose` by the eigenvectors of A^T A, for GPUs.
+
+    There a decomposition of matrices of more than 32 rows is a loop over them, while W x W ones are decomposed at once.
+    Squares would halve the digits, hence double precision.
+    """
+    doubled = matrices.double()
+    eigenvalues, v = torch.linalg.eigh(doubled.transpose(1, 2) @ doubled)
+    s = eigenvalues.clamp_min(0).sqrt()
+    return s.flip(1).to(matrices.dtype), v.flip(2).to(matrices.dtype)
 
 
 def align(v_s: Tensor, v_t: Tensor) -> Tensor:
@@ -70,6 +89,9 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
 
 class KDSVD(Distiller):
     """Cross-entropy and `kdsvd_loss` on all stages but the stem."""
+
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

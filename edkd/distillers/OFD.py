@@ -66,7 +66,9 @@ class OFD(Distiller):
     `OFD.TEACHER_IN_TRAIN_MODE False` evaluates it.
     """
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
@@ -85,7 +87,7 @@ class OFD(Distiller):
 
     def train(self, mode: bool = True) -> OFD:
         super().train(mode)
-        self.teacher.network.train(mode and self.teacher_in_train_mode)
+        self.teacher.train(mode and self.teacher_in_train_mode)
         return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:

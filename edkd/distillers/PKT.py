@@ -32,7 +32,9 @@ def pkt_loss(f_s: Tensor, f_t: Tensor) -> Tensor:
 class PKT(Distiller):
     """Cross-entropy and `pkt_loss` on the pooled features."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

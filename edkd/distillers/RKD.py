@@ -53,7 +53,9 @@ def rkd_loss(
 class RKD(Distiller):
     """Cross-entropy and `rkd_loss` on the pooled features."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -79,14 +79,15 @@ class ABF(nn.Module):
 class ReviewKD(Distiller):
     """Cross-entropy and `hcl_loss`, which is warmed up; the pooled features are the deepest stage."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
         section = cfg.REVIEWKD
         self.ce_loss_weight = section.CE_WEIGHT
         self.reviewkd_loss_weight = section.REVIEWKD_WEIGHT
-        self.warmup_epochs = section.WARMUP_EPOCHS
+        self.warmup_epochs = self.epoch_dependent_until = section.WARMUP_EPOCHS
         self.stu_preact = section.STU_PREACT
         self.shapes, self.out_shapes = section.SHAPES, section.OUT_SHAPES
         widest = section.MAX_MID_CHANNEL if section.LIMIT_MID_CHANNEL else MAX_MID_CHANNEL

@@ -30,7 +30,9 @@ def sp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) ->
 class SP(Distiller):
     """Cross-entropy and `sp_loss` on the last stage."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)

@@ -53,7 +53,9 @@ class VID(Distiller):
     The published code keeps its log-scales where no optimiser finds them; `VID.LEARN_SCALES` trains them.
     """
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
         super().__init__(student, teacher)
@@ -66,6 +68,7 @@ class VID(Distiller):
         self.regressors = nn.ModuleList(make_regressor(c_s, c_t) for c_s, c_t in channels)
         start = initial_log_scale(cfg.VID.INIT_PRED_VAR, cfg.VID.EPS)
         self.log_scales = nn.ParameterList(torch.full((c_t,), start) for _, c_t in channels)
+        self.log_scales.requires_grad_(self.learn_scales)
 
     def _own_parameters(self) -> list[nn.Parameter]:
         return [*self.regressors.parameters(), *(self.log_scales if self.learn_scales else [])]

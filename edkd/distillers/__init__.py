@@ -35,4 +35,7 @@ distiller_dict = {
     "KDSVD": KDSVD,
 }
 
-__all__ = ["CRD", "Distiller", "distiller_dict"]
+# written here; every other one comes from somewhere else
+OURS = frozenset({Vanilla, KD, DKD, EDKD, AT, FitNet, RKD, SP, PKT, NST, VID, OFD, CRD, ReviewKD, KDSVD})
+
+__all__ = ["OURS", "Distiller", "distiller_dict"]

@@ -2,59 +2,68 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.models import Network
 from common.training.method import FrozenTeacher
 
 
-class _View(nn.Module):
-    """`view(image) -> (logits, {"feats", "preact_feats", "pooled_feat"})`; all else that is asked for, the network has.
-
-    Attributes:
-        network: the network itself, whose call gives logits alone.
-    """
-
-    network: Network
+class _Shown:
+    """Mixed into a network's class: `network(image)` gives (logits, {"feats", "preact_feats", "pooled_feat"})."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        logits, features = self.network.forward_features(image)
+        logits, features = self.forward_features(image)
         return logits, {"feats": features.stages, "preact_feats": features.preact, "pooled_feat": features.pooled}
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("network"), name)
 
-
-class StudentView(_View):
+class StudentView(_Shown):
     """A student as distillers see it."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
+
+class TeacherView(_Shown):
+    """A teacher as distillers see it: nothing of it is trained, unless the distiller says that it is."""
 
 
-class TeacherView(_View, FrozenTeacher):
-    """A teacher as distillers see it: in evaluation mode and without gradient."""
+@functools.cache
+def _class_of_view(view: type[_Shown], kind: type[Network]) -> type:
+    return type(kind.__name__, (view, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
 
-    def __init__(self, network: Network) -> None:
-        FrozenTeacher.__init__(self, network, foldable=False)
 
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        return super().forward(image)
+def student_view(network: Network) -> Network:
+    """The network itself, which from now on answers as distillers expect; all else about it stays as it is."""
+    network.__class__ = _class_of_view(StudentView, type(network))
+    return network
+
+
+def teacher_view(network: Network) -> Network:
+    """The same for a teacher. It stays in the mode in which it is: from now on the distiller decides."""
+    network.__class__ = _class_of_view(TeacherView, type(network))
+    return network.requires_grad_(False)
 
 
 class TeacherLogits(FrozenTeacher):
-    """A teacher of which only the logits are wanted, its batch norm folded: `view(image) -> (logits, {})`."""
+    """A teacher of which only the logits are read, its batch norm folded: `view(image) -> (logits, {})`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.asked_to_train = False
+
+    def train(self, mode: bool = True) -> TeacherLogits:
+        self.asked_to_train = mode
+        return super().train(mode)
 
     def forward(self, image: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        if self.asked_to_train:
+            raise UserError(
+                "the distiller puts its teacher into training mode, where folded batch norm is impossible: "
+                "leave `teacher_features = False` out of its class"
+            )
         return super().forward(image), {}
 
 
@@ -62,20 +71,32 @@ class Distiller(nn.Module):
     """Owns the student and the teacher and turns a batch into named losses.
 
     Subclasses are called as `X(student, teacher, cfg)` and write `forward_train`. Those that train more than the
-    student extend `get_learnable_parameters`.
+    student extend `get_learnable_parameters`. docs/distillers.md is the whole contract.
 
     Attributes:
         teacher_features: False says that only the teacher's logits are read, which makes the teacher faster.
-        recordable: True says that `forward_train` may be recorded on a GPU (`common.training.method.Method`).
+        graph_capturable: True says that `forward_train` may be captured as a CUDA graph
+            (`common.training.method.Method`).
+        epoch_dependent_until: from this `epoch` on, counted from 1 as `forward_train` gets it, nothing depends on the
+            epoch any more; 0 says that nothing ever does.
+        channels_last: True says that images, features and modules may be channels-last in memory, which is faster.
     """
 
     teacher_features = True
-    recordable = False
+    graph_capturable = False
+    epoch_dependent_until: float = math.inf
+    channels_last = False
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
+
+    def train(self, mode: bool = True) -> Distiller:
+        """All modules in the given mode, the teacher evaluated; a subclass that wants it otherwise overrides this."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
 
     def get_learnable_parameters(self) -> list[nn.Parameter]:
         """What is trained: the student, and the method's own modules where it has some."""
@@ -91,14 +112,16 @@ class Distiller(nn.Module):
         Args:
             image: [N, 3, H, W].
             target: class indices, [N].
-            kwargs: `epoch`, counted from 1; with the crd trainers also `index` and `contrastive_index`.
+            kwargs: `epoch`, counted from 1; with the crd trainers also `index` and `contrastive_index`, with the
+                trainers of image pairs `image_weak` and `image_strong`.
 
         Returns:
-            The student's logits [N, K], and named losses; their sum is minimised.
+            The student's logits [N, K], and named losses; their sum is minimized.
         """
         raise NotImplementedError
 
     def forward_test(self, image: Tensor) -> Tensor:
+        """Logits of a batch by which accuracy is measured, [N, K]."""
         return self.student(image)[0]
 
     def forward(self, **kwargs: Any) -> Any:
@@ -108,7 +131,9 @@ class Distiller(nn.Module):
 class Vanilla(nn.Module):
     """Cross-entropy with the labels, without a teacher: how teachers and baselines are trained."""
 
-    recordable = True
+    graph_capturable = True
+    channels_last = True
+    epoch_dependent_until = 0
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()

@@ -26,13 +26,14 @@ CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64
 
 CFG.DISTILLER = CN()
-CFG.DISTILLER.TYPE = "NONE"  # a name of edkd.distillers.distiller_dict; NONE trains without a teacher
+CFG.DISTILLER.TYPE = "NONE"  # a name of edkd.distillers.distiller_dict or FILE.py:CLASS; NONE trains without a teacher
 CFG.DISTILLER.TEACHER = ""
 CFG.DISTILLER.STUDENT = ""
 CFG.DISTILLER.TEACHER_CKPT = ""  # a checkpoint file of the teacher, in place of those that are looked for
+CFG.DISTILLER.one_or_several("TEACHER", "TEACHER_CKPT")  # several teachers: a list of each
 
 CFG.SOLVER = CN()
-CFG.SOLVER.TRAINER = "base"  # or crd, dot, crd_dot
+CFG.SOLVER.TRAINER = "base"  # or crd, dot, crd_dot; aug (ours, base_aug) or crd_aug for weak and strong image pairs
 CFG.SOLVER.BATCH_SIZE = 64
 CFG.SOLVER.EPOCHS = 10
 CFG.SOLVER.LR = 0.05

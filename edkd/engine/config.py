@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 from typing import Any
 
 from common.command_line import REPOSITORY, find_path, nearest
 from common.data import Dataset
 from common.errors import UserError
-from edkd.distillers import distiller_dict
 from edkd.distillers._base import Vanilla
 from edkd.engine.cfg import CFG
 from edkd.engine.contrast import MODES
-from edkd.engine.experiment import PAPER
-from edkd.engine.node import Node
+from edkd.engine.experiment import PAIRED, PAPER
+from edkd.engine.node import Node, read_file
+from edkd.engine.registry import distiller_class
 from edkd.engine.teachers import TeacherFile
 
-TRAINERS = ("base", "crd", "dot", "crd_dot")
+TRAINERS = ("base", "crd", "dot", "crd_dot", *PAIRED)
+LARGEST_COUNT = 10**6  # of epochs, samples of a batch: more is a slip
 WARMUPS = ("WARMUP", "WARMUP_EPOCHS")
 # keys that say where a run goes and how much of it there is, not what is trained; a record's settings have them
 PLACE_AND_BUDGET = (
@@ -26,8 +26,14 @@ PLACE_AND_BUDGET = (
     *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES", "SOLVER.BATCH_SIZE"),
 )
 
+# keys that may not be None
+REQUIRED = (
+    *("DATASET.TYPE", "DISTILLER.TYPE", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "LOG.PREFIX", "SOLVER.TRAINER"),
+    *("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "DATASET.TEST.BATCH_SIZE", "LOG.SAVE_CHECKPOINT_FREQ", "SOLVER.LR"),
+    *("SOLVER.LR_DECAY_RATE", "SOLVER.LR_DECAY_STAGES", "SOLVER.WEIGHT_DECAY", "SOLVER.MOMENTUM", "SOLVER.DOT.DELTA"),
+    *("DATASET.NUM_WORKERS", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE", "CRD.NCE.K", "CRD.MODE"),
+)
 
-LIST_CONFIGS = f"find {REPOSITORY / PAPER / 'configs'} -name '*.yaml'"
 # keys that hold a path, which no directory is named by
 PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
 
@@ -38,14 +44,18 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     Raises:
         UserError: no such file, unknown keys, wrong types, values that cannot be.
     """
-    cfg = CFG.clone()
+    content, where = {}, ""
     if args.cfg:
         path = find_path(args.cfg, PAPER)
         if not path.is_file():
             root = REPOSITORY / PAPER
-            hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], LIST_CONFIGS)
+            listed = f"find {root / 'configs'} -name '*.yaml'"
+            hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
             raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
-        cfg.merge_from_file(path)
+        content, where = read_file(path), f"{path}: "
+    _load_named_file(content, args.opts)
+    cfg = CFG.clone()
+    cfg.merge_from_mapping(content, where)
     published = {"published_epochs": cfg.SOLVER.EPOCHS, "published_batch_size": cfg.SOLVER.BATCH_SIZE}
     cfg.merge_from_list(args.opts)
     check(cfg)
@@ -55,10 +65,23 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     return cfg, published
 
 
+def _load_named_file(content: dict[str, Any], opts: list[str]) -> None:
+    """Load the file of a `DISTILLER.TYPE FILE.py:CLASS`, which may declare keys of its own in `CFG`."""
+    group = content.get("DISTILLER")
+    name = group.get("TYPE") if isinstance(group, dict) else None
+    name = dict(zip(opts[::2], opts[1::2], strict=False)).get("DISTILLER.TYPE", name)
+    if isinstance(name, str) and ":" in name:
+        distiller_class(name)
+
+
+def section_name(cfg: Node) -> str:
+    """The group of keys that belongs to the distiller: its registered name, or its class's in capitals."""
+    return cfg.DISTILLER.TYPE.rpartition(":")[2].upper() if ":" in cfg.DISTILLER.TYPE else cfg.DISTILLER.TYPE
+
+
 def own_section(cfg: Node) -> Node:
     """The keys of the distiller; empty where it has none."""
-    kind = cfg.DISTILLER.TYPE
-    return cfg[kind] if kind in cfg else Node()
+    return cfg.get(section_name(cfg), Node())
 
 
 def shorten(cfg: Node, epochs: int) -> None:
@@ -67,7 +90,7 @@ def shorten(cfg: Node, epochs: int) -> None:
     cfg.SOLVER.LR_DECAY_STAGES = [round(stage * share) for stage in cfg.SOLVER.LR_DECAY_STAGES]
     section = own_section(cfg)
     for key in WARMUPS:
-        if key in section:
+        if section.get(key) is not None:
             setattr(section, key, max(1, round(section[key] * share)))
     cfg.SOLVER.EPOCHS = epochs
 
@@ -84,15 +107,14 @@ def check(cfg: Node) -> None:
         if not holds:
             raise UserError(f"{key} is {values[key]!r}, but must be {wanted}")
 
+    for key in REQUIRED:
+        require(values[key] is not None, key, "given")
     kind, trainer = cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER
-    if kind not in distiller_dict:
-        close = difflib.get_close_matches(kind.upper(), distiller_dict, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(distiller_dict)}"
-        raise UserError(f"DISTILLER.TYPE: unknown distiller '{kind}': {hint}")
+    is_vanilla = issubclass(distiller_class(kind), Vanilla)
     require(trainer in TRAINERS, "SOLVER.TRAINER", f"one of {', '.join(TRAINERS)}")
     require(cfg.SOLVER.TYPE == "SGD", "SOLVER.TYPE", "SGD")
     for key in ("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "DATASET.TEST.BATCH_SIZE", "LOG.SAVE_CHECKPOINT_FREQ"):
-        require(values[key] >= 1, key, "at least 1")
+        require(1 <= values[key] <= LARGEST_COUNT, key, f"at least 1 and at most {LARGEST_COUNT}")
     for key in ("SOLVER.LR", "SOLVER.LR_DECAY_RATE", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE"):
         require(0 < values[key] < float("inf"), key, "positive")
     for key in ("SOLVER.WEIGHT_DECAY", "DATASET.NUM_WORKERS", "SOLVER.DOT.DELTA"):
@@ -104,7 +126,7 @@ def check(cfg: Node) -> None:
         momentum, delta = cfg.SOLVER.MOMENTUM, cfg.SOLVER.DOT.DELTA
         possible = delta <= momentum and momentum + delta < 1
         require(possible, "SOLVER.DOT.DELTA", f"at most {momentum} and below {1 - momentum:.4g} (SOLVER.MOMENTUM)")
-        if distiller_dict[kind] is Vanilla:
+        if is_vanilla:
             raise UserError("SOLVER.TRAINER dot weighs a task against a distillation loss: DISTILLER.TYPE NONE has one")
     if kind == "CRD" and not trainer.startswith("crd"):
         raise UserError(
@@ -119,7 +141,10 @@ def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def output_directory(args: argparse.Namespace, cfg: Node) -> Path:
     """`<LOG.PREFIX>/<PROJECT>/<NAME, or TAG><overrides>`, as published; --seed and --epochs are named as overrides."""
-    words = [f"{key}:{value}" for key, value in overrides(args) if key not in PATHS]
+    pairs = {key: value for key, value in overrides(args) if key not in PATHS}
+    if "DISTILLER.TYPE" in pairs:
+        pairs["DISTILLER.TYPE"] = Path(pairs["DISTILLER.TYPE"]).name  # of FILE.py:CLASS without the directory
+    words = [f"{key}:{value}" for key, value in pairs.items()]
     words += [f"epochs:{args.epochs}"] if args.epochs is not None else []
     words += [f"seed:{args.seed}"] if args.seed else []
     name = (cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG) + ",".join(words)
@@ -138,10 +163,10 @@ def experiment_name(args: argparse.Namespace) -> str:
     return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
 
 
-def settings_of(args: argparse.Namespace, cfg: Node, data: Dataset, teacher: TeacherFile | None) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, cfg: Node, data: Dataset, teachers: list[TeacherFile]) -> dict[str, Any]:
     """Everything that makes two runs the same."""
-    defaults, kind = dict(CFG.items()), cfg.DISTILLER.TYPE
-    always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{kind}.")
+    defaults = dict(CFG.items())
+    always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{section_name(cfg)}.")
     never = ("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DISTILLER.TEACHER_CKPT")
     return {
         **{
@@ -149,7 +174,7 @@ def settings_of(args: argparse.Namespace, cfg: Node, data: Dataset, teacher: Tea
             for key, value in cfg.items()
             if not key.startswith(never) and (key.startswith(always) or value != defaults[key])
         },
-        "teacher": None if teacher is None else teacher.digest(),
+        "teacher": "+".join(teacher.digest() for teacher in teachers) or None,
         "data": data.fingerprint,
         "seed": args.seed,
         "amp": args.amp,

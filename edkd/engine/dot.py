@@ -48,25 +48,49 @@ class DOT(torch.optim.Optimizer):
     def step(self, closure: Callable | None = None) -> None:
         """One step with the gradients in place as the task's."""
         for group in self.param_groups:
-            task, kd, decay = group["momentum"], group["momentum_kd"], group["weight_decay"]
-            for p in group["params"]:
-                g_task, g_kd = p.grad, self._distillation.pop(p, None)
-                if g_task is not None and g_kd is not None:
-                    velocity = self._advance(p, "task", g_task + decay * p, task) + self._advance(p, "kd", g_kd, kd)
-                elif g_task is not None:
-                    velocity = self._advance(p, "task", g_task + decay * p, (task + kd) / 2)
-                elif g_kd is not None:
-                    first = "kd" not in self.state[p]
-                    velocity = self._advance(p, "kd", g_kd if first else g_kd + decay * p, (task + kd) / 2)
-                else:
-                    continue
-                p.sub_(velocity, alpha=group["lr"])
+            m_task, m_kd, decay, lr = (group[key] for key in ("momentum", "momentum_kd", "weight_decay", "lr"))
+            mean = (m_task + m_kd) / 2
+            kd = {p: self._distillation.pop(p) for p in group["params"] if p in self._distillation}
+            task = {p: p.grad for p in group["params"] if p.grad is not None}
 
-    def _advance(self, p: Tensor, name: str, gradient: Tensor, momentum: float) -> Tensor:
-        """v = m v + g in the state of `p`; the first v is a copy of g."""
-        state = self.state[p]
-        if name in state:
-            state[name].mul_(momentum).add_(gradient)
-        else:
-            state[name] = gradient.clone()
-        return state[name]
+            both = [p for p in task if p in kd]
+            v_task = self._advance("task", both, _decayed(task, both, decay), m_task)
+            v_kd = self._advance("kd", both, [kd[p] for p in both], m_kd)
+            _descend(both, torch._foreach_add(v_task, v_kd) if both else [], lr)
+
+            task_only = [p for p in task if p not in kd]
+            _descend(task_only, self._advance("task", task_only, _decayed(task, task_only, decay), mean), lr)
+
+            kd_only = [p for p in kd if p not in task]
+            first = [p for p in kd_only if "kd" not in self.state[p]]
+            later = [p for p in kd_only if "kd" in self.state[p]]
+            _descend(first, self._advance("kd", first, [kd[p] for p in first], mean), lr)
+            _descend(later, self._advance("kd", later, _decayed(kd, later, decay), mean), lr)
+
+    def _advance(self, name: str, params: list[Tensor], gradients: list[Tensor], momentum: float) -> list[Tensor]:
+        """v = m v + g in the state of each parameter; the first v is a copy of g."""
+        states = [self.state[p] for p in params]
+        moving = [(state[name], g) for state, g in zip(states, gradients, strict=True) if name in state]
+        if moving:
+            velocities, their_gradients = zip(*moving, strict=True)
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, their_gradients)
+        for state, g in zip(states, gradients, strict=True):
+            if name not in state:
+                state[name] = g.clone()
+        return [state[name] for state in states]
+
+
+def _decayed(gradients: dict[Tensor, Tensor], params: list[Tensor], decay: float) -> list[Tensor]:
+    """g + w p of each parameter."""
+    if not params:
+        return []
+    decayed = torch._foreach_mul(params, decay)
+    torch._foreach_add_(decayed, [gradients[p] for p in params])
+    return list(decayed)
+
+
+def _descend(params: list[Tensor], velocities: list[Tensor], lr: float) -> None:
+    """p -= lr v."""
+    if params:
+        torch._foreach_sub_(params, velocities, alpha=lr)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from common.command_line import find_path, nearest
-from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, load_dataset
+from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, RandAugment, load_dataset
 from common.data.flags import cut_validation, require_images
 from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
 from common.errors import UserError
@@ -29,6 +29,8 @@ IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 PREPARATION = {"cifar100": CIFAR100, "tiny_imagenet": TINY_IMAGENET}
 # DATASET.TYPE -> prefix of its networks in the registry
 PREFIXES = {"cifar100": "", "tiny_imagenet": "tinyimagenet_", "imagenet": "imagenet_"}
+# SOLVER.TRAINER: those that hand out a weak and a strong view of each image, under the names that forks have for them
+PAIRED = ("ours", "aug", "base_aug", "crd_aug")
 INPUT_SIZES = {"cifar100": 32, "tiny_imagenet": 64, "imagenet": 224}
 
 
@@ -115,11 +117,14 @@ def training_batches(
     size, dataset = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TYPE
     where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": args.limit_train_batches}
     if dataset == "imagenet":
+        if cfg.SOLVER.TRAINER in PAIRED:
+            raise UserError(f"SOLVER.TRAINER {cfg.SOLVER.TRAINER} needs a data set in memory, which ImageNet is not")
         workers = cfg.DATASET.NUM_WORKERS
         options = {"train": True, "workers": workers, "seed": args.seed}
         return LargeImageBatches(images, size, IMAGENET, runtime.device, **options, **where)
     normalization, augmentation = PREPARATION[dataset]
-    options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed}
+    strong = RandAugment() if cfg.SOLVER.TRAINER in PAIRED else None
+    options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "strong": strong}
     return Batches(images, size, normalization, runtime.device, **options, **where)
 
 

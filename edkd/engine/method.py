@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
+import random
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import Network
-from common.training.method import Method, Step
+from common.training.fast_path import apply_fast_path, refuse_old_names
+from common.training.layouts import layout_for
+from common.training.method import FrozenTeacher, Method, Step
 from common.training.runtime import Runtime
-from edkd.distillers import CRD, distiller_dict
-from edkd.distillers._base import StudentView, TeacherLogits, TeacherView, Vanilla
+from edkd.distillers._base import TeacherLogits, TeacherView, Vanilla, student_view, teacher_view
 from edkd.engine.contrast import ContrastSampler
 from edkd.engine.dot import DOT
-from edkd.engine.experiment import INPUT_SIZES
+from edkd.engine.experiment import INPUT_SIZES, PAIRED
+from edkd.engine.explain import explain
 from edkd.engine.node import Node
+from edkd.engine.registry import distiller_class
+from edkd.engine.signatures import construct, training_keywords
+from edkd.engine.solver import make_optimizer
+
+
+class ForwardTest(nn.Module):
+    """A distiller's `forward_test` as a network: images -> logits. It has the distiller's mode."""
+
+    def __init__(self, distiller: nn.Module, channels_last: bool) -> None:
+        super().__init__()
+        self.distiller, self.channels_last = distiller, channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.distiller.forward_test(images if self.channels_last else images.contiguous())
 
 
 class Distillation(Method):
@@ -25,25 +46,81 @@ class Distillation(Method):
     def __init__(self, distiller: nn.Module) -> None:
         super().__init__()
         self.distiller = distiller
-        learnable = {id(p) for p in distiller.get_learnable_parameters()}
+        refuse_old_names(distiller)
+        self.graph_capturable = getattr(distiller, "graph_capturable", False)
+        # the loop counts epochs from 0
+        self.epoch_dependent_until = max(0, getattr(distiller, "epoch_dependent_until", math.inf) - 1)
+        self.channels_last = getattr(distiller, "channels_last", False)
+        self.keywords = training_keywords(distiller)
+        self.messages: list[str] = []  # for the run's log
+        learnable = self._learnable()
         if unknown := learnable - {id(p) for p in distiller.parameters()}:
             raise UserError(
                 f"{type(distiller).__name__}.get_learnable_parameters() has {len(unknown)} parameters that no module "
                 "of it owns: they would be neither moved to the device nor saved (a plain list? use nn.ModuleList)"
             )
-        for parameter in distiller.parameters():
-            parameter.requires_grad_(id(parameter) in learnable)
-        self.recordable = getattr(distiller, "recordable", False)
+        for teacher in self._teachers():
+            for parameter in teacher.parameters():
+                parameter.requires_grad_(id(parameter) in learnable)
 
     @property
     def student(self) -> Network:
-        return self.distiller.student.network
+        return self.distiller.student
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
-        logits, losses = self.distiller(
-            image=images, target=targets, epoch=epoch + 1, **self.more_inputs(targets, indices)
-        )
-        return Step(logits, {name: loss.mean() for name, loss in losses.items()})  # losses may be one number a sample
+    @property
+    def evaluated(self) -> nn.Module:
+        return ForwardTest(self.distiller, self.channels_last)
+
+    def train(self, mode: bool = True) -> Distillation:
+        """Also seeds the host's generators, by PyTorch's seed of the epoch: some distillers draw from them."""
+        if mode:
+            seed = torch.initial_seed() % 2**32
+            random.seed(seed)
+            np.random.seed(seed)
+        return super().train(mode)
+
+    def _learnable(self) -> set[int]:
+        learnable = list(self.distiller.get_learnable_parameters())
+        if groups := [entry for entry in learnable if not isinstance(entry, Tensor)]:
+            raise UserError(
+                f"{type(self.distiller).__name__}.get_learnable_parameters() has a {type(groups[0]).__name__} in it: "
+                "parameters alone are supported, without groups"
+            )
+        return {id(parameter) for parameter in learnable}
+
+    def _teachers(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, TeacherView | FrozenTeacher)]
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What the distiller calls learnable, without what it has frozen."""
+        learnable = self._learnable()
+        return [p for p in self.parameters() if id(p) in learnable and p.requires_grad]
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The teachers, but those that are trained, or whose statistics training moves."""
+        return [
+            teacher
+            for teacher in self._teachers()
+            if not any(module.training for module in teacher.modules())
+            and not any(parameter.requires_grad for parameter in teacher.parameters())
+        ]
+
+    def forward(
+        self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int, strong_images: Tensor | None = None
+    ) -> Step:
+        if not self.channels_last:
+            images = images.contiguous()
+            strong_images = None if strong_images is None else strong_images.contiguous()
+        usual = {"target": targets, "epoch": epoch + 1, **self.more_inputs(targets, indices)}
+        usual |= {"image": images} if strong_images is None else self._views(images, strong_images)
+        result = self.distiller(**self.keywords.choose(usual, {"index": indices}))
+        # some return something of their own in between; losses may be one number a sample
+        return Step(result[0], {name: loss.mean() for name, loss in result[-1].items()})
+
+    def _views(self, weak: Tensor, strong: Tensor) -> dict[str, Tensor]:
+        """Both views of a batch; the weak one by the name that the distiller has for it, by both where it has none."""
+        named = {"image", "image_weak"}.intersection(self.keywords.names) or {"image", "image_weak"}
+        return {**dict.fromkeys(named, weak), "image_strong": strong}
 
     def more_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """What the distiller is told besides images, targets and epoch."""
@@ -86,13 +163,17 @@ class OrientedContrastive(Oriented, Contrastive):
 
 
 def make_method(
-    cfg: Node, student: Network, teacher: Network | None, targets: Tensor, runtime: Runtime
+    cfg: Node,
+    student: Network,
+    teachers: Network | Sequence[Network] | None,
+    targets: Tensor,
+    runtime: Runtime,
 ) -> Distillation:
     """The method that `DISTILLER.TYPE` and `SOLVER.TRAINER` name.
 
     Args:
         cfg: configuration.
-        student, teacher: networks.
+        student, teachers: networks; they answer as distillers expect from now on.
         targets: classes of the training images, [number of images].
         runtime: where it will run.
 
@@ -100,22 +181,90 @@ def make_method(
         UserError: a trainer that cannot run there.
     """
     trainer = cfg.SOLVER.TRAINER
-    if trainer != "base" and runtime.distributed:
+    if ("crd" in trainer or "dot" in trainer) and runtime.distributed:
         raise UserError(f"SOLVER.TRAINER {trainer} runs in one process: leave torchrun out")
     if "dot" in trainer and runtime.amp == "fp16":
         raise UserError(f"SOLVER.TRAINER {trainer} has no loss scaling for two losses: use --amp bf16 or --amp off")
     targets = targets.cpu()  # where everything is built; the loop moves the whole
     try:
-        method = _build(cfg, make_distiller(cfg, student, teacher, len(targets)), targets)
-        _try_out(method, targets, INPUT_SIZES[cfg.DATASET.TYPE])
-    except (RuntimeError, ValueError) as error:  # NotImplementedError is a RuntimeError
-        kind, pair = cfg.DISTILLER.TYPE, f"{cfg.DISTILLER.TEACHER} -> {cfg.DISTILLER.STUDENT}"
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{kind} does not fit {pair}: {reason} (do the keys of {kind} fit their features?)") from error
+        messages = dry_run(cfg, student, teachers, targets, runtime)
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody else's code may raise
+        kind = cfg.DISTILLER.TYPE
+        raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
+    method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
+    method.messages = messages
     return method
 
 
-def _build(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:
+def forked_random_state(device: torch.device) -> contextlib.AbstractContextManager:
+    """Within it PyTorch's random numbers on the host and on `device` are drawn, and not taken from those outside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def dry_run(
+    cfg: Node, student: Network, teachers: Network | Sequence[Network] | None, targets: Tensor, runtime: Runtime
+) -> list[str]:
+    """One training step and one evaluation as they will be, on copies, so that what fails does so before a run begins.
+
+    Images are noise, of the real number and size, in the real place and layout.
+
+    Returns:
+        What the run's log should say.
+    """
+    device = runtime.device
+    with forked_random_state(device):
+        distiller = make_distiller(cfg, *copy.deepcopy((student, teachers)), len(targets))
+        method = build_method(cfg, distiller, targets)
+        layout = layout_for(method, runtime)
+        if not runtime.plain:
+            apply_fast_path(method, layout, runtime)
+        method.to(device).train()
+        _check_keywords(method, cfg.SOLVER.TRAINER)
+        indices = torch.randperm(len(targets))[: max(2, cfg.SOLVER.BATCH_SIZE // runtime.world_size)]
+        size = INPUT_SIZES[cfg.DATASET.TYPE]
+        images = torch.randn(len(indices), 3, size, size, device=device).to(memory_format=layout)
+        views = (torch.randn_like(images),) if cfg.SOLVER.TRAINER in PAIRED else ()
+        with runtime.autocast():
+            step = method(images, targets[indices].to(device), indices.to(device), 0, *views)
+        method.backward(step.losses, make_optimizer(cfg, method.trainable_parameters()))
+        return _evaluation_messages(method.eval(), images, runtime)
+
+
+def _check_keywords(method: Distillation, trainer: str) -> None:
+    """Refuse a distiller that wants of a batch what the trainer does not hand out."""
+    usual = {"image", "target", "epoch", "index"}
+    usual |= {"contrastive_index"} if isinstance(method, Contrastive) else set()
+    usual |= {"image_weak", "image_strong"} if trainer in PAIRED else set()
+    if missing := sorted(method.keywords.required - usual):
+        hints = {"image_weak": "aug", "image_strong": "aug", "contrastive_index": "crd"}
+        hint = f"; SOLVER.TRAINER {hints[missing[0]]} has it" if missing[0] in hints else ""
+        name = type(method.distiller).__name__
+        raise UserError(
+            f"{name}.forward_train asks for {', '.join(missing)}, but SOLVER.TRAINER {trainer} hands out "
+            f"{', '.join(sorted(usual))}{hint}"
+        )
+
+
+@torch.no_grad()
+def _evaluation_messages(method: Distillation, images: Tensor, runtime: Runtime) -> list[str]:
+    with runtime.autocast():
+        judged, alone = method.evaluated(images), method.student(images)[0]
+    if judged.shape == alone.shape and torch.allclose(judged.float(), alone.float(), rtol=1e-3, atol=1e-4):
+        return []
+    name = type(method.distiller).__name__
+    return [f"accuracy is that of {name}.forward_test; the student alone, which student_best has, gives other logits"]
+
+
+def pair_of(cfg: Node) -> str:
+    """Teacher and student of a run, for messages."""
+    names = cfg.DISTILLER.TEACHER
+    return f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
+
+
+def build_method(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:
+    """The method of a distiller that is there already; arguments as of `make_method`."""
     trainer = cfg.SOLVER.TRAINER
     if not trainer.startswith("crd"):
         return Oriented(distiller) if trainer == "dot" else Distillation(distiller)
@@ -123,27 +272,21 @@ def _build(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:
     return kind(distiller, targets, cfg.CRD.NCE.K, cfg.CRD.MODE)
 
 
-@torch.no_grad()
-def _try_out(method: Distillation, targets: Tensor, input_size: int) -> None:
-    """Send two images through a copy of the method, so that what does not fit is known before anything is written."""
-    with torch.random.fork_rng():
-        images, indices = torch.randn(2, 3, input_size, input_size), torch.arange(2)
-        copy.deepcopy(method).train()(images, targets[:2], indices, 0)
-
-
-def make_distiller(cfg: Node, student: Network, teacher: Network | None, train_images: int) -> nn.Module:
-    """The distiller that `DISTILLER.TYPE` names.
+def make_distiller(
+    cfg: Node, student: Network, teachers: Network | Sequence[Network] | None, train_images: int
+) -> nn.Module:
+    """The distiller that `DISTILLER.TYPE` names, in training mode as it means it.
 
     Args:
         cfg: configuration.
         student: network to train.
-        teacher: trained network; None for `NONE`.
+        teachers: trained networks; None for `NONE`.
         train_images: size of the training set.
     """
-    kind = distiller_dict[cfg.DISTILLER.TYPE]
-    view = StudentView(student)
-    if kind is Vanilla:
-        return Vanilla(view)
-    features = getattr(kind, "teacher_features", True)
-    teacher_view = TeacherView(teacher) if features else TeacherLogits(teacher)
-    return kind(view, teacher_view, cfg, train_images) if kind is CRD else kind(view, teacher_view, cfg)
+    kind = distiller_class(cfg.DISTILLER.TYPE)
+    view = student_view(student)
+    if issubclass(kind, Vanilla):
+        return kind(view)
+    show = teacher_view if getattr(kind, "teacher_features", True) else TeacherLogits
+    teachers = [teachers] if isinstance(teachers, nn.Module) else teachers
+    return construct(kind, view, [show(teacher) for teacher in teachers], cfg, train_images).train()

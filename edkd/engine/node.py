@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
+import datetime
 import difflib
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.errors import UserError
+from edkd.engine.safe_yaml import MAX_LENGTH, MAX_SCALAR, read_yaml
+
+
+class UndeclaredKeyError(AttributeError):
+    """Somebody reads a key that the configuration does not have."""
 
 
 class Node:
-    """Keys with values or further nodes. A value that is merged in takes the type of the declared default."""
+    """Keys with values or further nodes; a value that is merged in takes the type of the declared default.
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "_entries", {})
-        object.__setattr__(self, "_frozen", False)
+    What mdistiller's configurations (yacs) accept is accepted: a list for a tuple and the other way round, text that
+    reads as a Python value, anything for a default of None, and None for anything.
+
+    Args:
+        init_dict: keys declared at once, with values or further dictionaries.
+        new_allowed: True lets files and command lines bring keys that nobody declared here.
+    """
+
+    def __init__(self, init_dict: Mapping[str, Any] | None = None, new_allowed: bool = False) -> None:
+        for name, value in {"_entries": {}, "_frozen": False, "_free": set(), "_several": set()}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_new_allowed", new_allowed)
+        for key, value in (init_dict or {}).items():
+            setattr(self, key, Node(value) if isinstance(value, Mapping) else value)
 
     def __getattr__(self, key: str) -> Any:
         entries = self.__dict__.get("_entries", {})
         if key.startswith("__") or key not in entries:  # copying and pickling ask for dunder names
-            raise AttributeError(f"no configuration key '{key}' here: {', '.join(entries) or 'none are declared'}")
+            raise UndeclaredKeyError(f"no configuration key '{key}' here: {', '.join(entries) or 'none are declared'}")
         return entries[key]
 
     def __setattr__(self, key: str, value: Any) -> None:
         if self._frozen:
             raise AttributeError(f"the configuration is frozen; '{key}' cannot be set")
+        if key not in self._entries and value is None:
+            self._free.add(key)
         self._entries[key] = value
 
     def __getitem__(self, key: str) -> Any:
         return getattr(self, key)
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
     def __contains__(self, key: str) -> bool:
         return key in self._entries
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key of this node, or `default` where it has no such key."""
+        return self._entries.get(key, default)
+
+    def keys(self) -> list[str]:
+        """The keys of this node itself."""
+        return list(self._entries)
+
+    def one_or_several(self, *keys: str) -> None:
+        """Let these keys hold a word or a list of words."""
+        self._several.update(keys)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Pairs of dotted key and value, depth first."""
@@ -52,17 +86,23 @@ class Node:
 
     def clone(self) -> Node:
         """An independent copy that can be changed."""
-        twin = type(self)()
+        twin = type(self)(new_allowed=self._new_allowed)
+        twin._free.update(self._free)
+        twin._several.update(self._several)
         for key, value in self._entries.items():
             twin._entries[key] = value.clone() if isinstance(value, Node) else copy.deepcopy(value)
         return twin
 
-    def freeze(self) -> None:
+    def freeze(self, frozen: bool = True) -> None:
         """Forbid changes, here and below."""
-        object.__setattr__(self, "_frozen", True)
+        object.__setattr__(self, "_frozen", frozen)
         for value in self._entries.values():
             if isinstance(value, Node):
-                value.freeze()
+                value.freeze(frozen)
+
+    def defrost(self) -> None:
+        """Allow changes again, here and below."""
+        self.freeze(False)
 
     def merge_from_file(self, path: str | Path) -> None:
         """Override values by those of a YAML file.
@@ -70,15 +110,19 @@ class Node:
         Raises:
             UserError: unreadable, not YAML, unknown keys, values of a wrong type.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text())
-        except OSError as error:
-            raise UserError(f"cannot read {path} ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from error
-        if content is not None and not isinstance(content, dict):
-            raise UserError(f"{path} holds a {type(content).__name__}, not keys with values")
-        self._merge(content or {}, [], f"{path}: ")
+        self.merge_from_mapping(read_file(path), f"{path}: ")
+
+    def merge_from_mapping(self, content: Mapping[str, Any], where: str = "") -> None:
+        """Override values by those of nested dictionaries.
+
+        Args:
+            content: keys with values or further dictionaries.
+            where: begins the message of an error.
+
+        Raises:
+            UserError: unknown keys, values of a wrong type.
+        """
+        self._merge(content, [], where)
 
     def merge_from_list(self, words: Sequence[str]) -> None:
         """Override values by `KEY VALUE KEY VALUE ...` of a command line.
@@ -94,22 +138,48 @@ class Node:
                 content = {part: content}
             self._merge(content, [], "")
 
-    def _merge(self, content: dict, above: list[str], where: str, root: Node | None = None) -> None:
+    def _merge(self, content: Mapping, above: list[str], where: str, root: Node | None = None) -> None:
         root = root or self
         for key, value in content.items():
             name = ".".join([*above, str(key)])
-            if key not in self._entries:
+            if key not in self._entries and not self._new_allowed:
                 while isinstance(value, dict) and value:  # name the whole key, not only its unknown group
                     name, value = f"{name}.{next(iter(value))}", next(iter(value.values()))
                 raise UserError(f"{where}unknown key '{name}'{_suggestion(name, root)}")
-            default = self._entries[key]
+            default = self._entries.get(key)
             if not isinstance(default, Node):
-                setattr(self, key, coerce(value, default, f"{where}{name}"))
-            elif isinstance(value, dict):
+                setattr(self, key, self._accepted(key, value, f"{where}{name}"))
+            elif isinstance(value, Mapping):
                 default._merge(value, [*above, str(key)], where, root)
-            else:
+            elif value is not None:  # a group's head with nothing below it
                 below = ", ".join(f"{name}.{k}" for k in default._entries)
                 raise UserError(f"{where}'{name}' is a group of keys ({below}), not a value")
+
+    def _accepted(self, key: str, value: Any, name: str) -> Any:
+        """A value as `key` holds it."""
+        if key in self._several:
+            words = coerce(value, [""], name) if _is_list(value) else coerce(value, "", name)
+            return words[0] if isinstance(words, list) and len(words) == 1 else words
+        default = None if key in self._free else self._entries.get(key)
+        return Node(value) if default is None and isinstance(value, Mapping) else coerce(value, default, name)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The keys of a YAML file with their values.
+
+    Raises:
+        UserError: unreadable, not YAML, no keys, or more than a configuration can be.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = read_yaml(file.read(4 * MAX_LENGTH + 1).decode())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not keys with values")
+    return content or {}
 
 
 def _suggestion(name: str, root: Node) -> str:
@@ -124,30 +194,87 @@ def _suggestion(name: str, root: Node) -> str:
 
 
 def coerce(value: Any, default: Any, name: str) -> Any:
-    """`value` in the type of `default`; text is read as YAML, and then `1e-4` is a number.
+    """`value` in the type of `default`; text is read as a Python or YAML value, and then `1e-4` is a number.
 
     Raises:
         UserError: it cannot be read as that type.
     """
     kind = type(default)
     if isinstance(value, str) and kind is not str:
-        with contextlib.suppress(yaml.YAMLError):  # stays text, which is then of a wrong type
-            value = yaml.safe_load(value)
-    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        value = _read_text(value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise _wrong_type(value, default, name)
+    if value is None or (default is None and isinstance(value, PLAIN)):
+        return value
+    if kind is str and isinstance(value, str | int | float | datetime.date) and not isinstance(value, bool):
         return str(value)
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = float(value)  # YAML 1.1 reads `1e-4` as text
-        except (TypeError, ValueError):
-            pass
-        else:
-            if kind is float or number.is_integer():
-                return kind(number)
-    if kind is list:
+    if kind in (int, float) and (number := _number(value)) is not None and (kind is float or _is_whole(number)):
+        return kind(number)
+    if kind in (list, tuple):
         if isinstance(value, str) and "," in value:  # 150,180,210
             value = [word.strip() for word in value.split(",")]
         if isinstance(value, list | tuple):
-            return [coerce(entry, default[0], name) for entry in value] if default else list(value)
+            return kind(_entry(entry, default, name) for entry in value)
     if type(value) is kind:
         return value
-    raise UserError(f"'{name}' is {value!r}, not of type {kind.__name__} (its default is {default!r})")
+    raise _wrong_type(value, default, name)
+
+
+PLAIN = (str, int, float, bool, list, tuple)
+LARGEST = 2**63
+
+
+def _entry(value: Any, default: list | tuple, name: str) -> Any:
+    """An entry of a list or tuple: a word where the default has words, a number where it has numbers."""
+    kinds = {type(entry) for entry in default}
+    if value is None or isinstance(value, list | tuple) or not kinds or not kinds <= {int, float, str}:
+        return value
+    if kinds == {str}:
+        return coerce(value, "", name)
+    number = _number(_read_text(value) if isinstance(value, str) else value)
+    if number is None:
+        raise _wrong_type(value, default[0], name)
+    if kinds == {float}:
+        return float(number)
+    return int(number) if kinds == {int} and _is_whole(number) else number
+
+
+def _number(value: Any) -> int | float | None:
+    """A number, also one that YAML 1.1 reads as text; None where there is none, or an integer beyond all use."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, float) or abs(value) < LARGEST else None
+
+
+def _is_whole(number: int | float) -> bool:
+    return abs(number) < LARGEST and number == int(number)
+
+
+def _read_text(text: str) -> Any:
+    """What text says as a Python value (`(32, 32)`, `1e-4`, `None`), else as YAML; the text itself where neither."""
+    text = text.strip()
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = ast.literal_eval(text) if len(text) <= MAX_SCALAR else text
+        if value is None or isinstance(value, PLAIN):
+            return value
+    with contextlib.suppress(ValueError):
+        return read_yaml(text)
+    return text
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a value, or what its text says, is several."""
+    return isinstance(value, list | tuple) or (isinstance(value, str) and ("," in value or value.startswith("[")))
+
+
+def _wrong_type(value: Any, default: Any, name: str) -> UserError:
+    where, colon, key = name.rpartition(": ")
+    shown, kind = _SHORT.repr(value), type(default).__name__
+    return UserError(f"{where}{colon}'{key}' is {shown}, not of type {kind} (its default is {_SHORT.repr(default)})")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60

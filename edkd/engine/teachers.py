@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from common.command_line import REPOSITORY, find_path
+from common.data import Dataset
+from common.data.datasets import GENERATED
 from common.errors import UserError
 from common.models import Network
 from common.training.checkpoints import apply_weights, load_checkpoint, model_weights
@@ -58,35 +60,60 @@ def training_command(name: str, dataset: str) -> str:
     return f"python tools/train.py --cfg configs/{dataset}/vanilla.yaml DISTILLER.STUDENT {name}"
 
 
-def teacher_file(cfg: Node) -> TeacherFile:
-    """The checkpoint of the configured teacher.
+def teacher_names(cfg: Node) -> list[str]:
+    """The configured teachers; none for `NONE`."""
+    names = cfg.DISTILLER.TEACHER
+    if cfg.DISTILLER.TYPE == "NONE":
+        return []
+    return names if isinstance(names, list) else [names]
+
+
+def teacher_files(cfg: Node, data: Dataset) -> list[TeacherFile]:
+    """The checkpoints of the configured teachers, in their order; an empty `TEACHER_CKPT` is looked for.
+
+    A released one is none for a generated set, of which it knows nothing.
 
     Raises:
-        UserError: there is none.
+        UserError: one is missing, or there are not as many files as teachers.
     """
-    given = cfg.DISTILLER.TEACHER_CKPT
+    names, given = teacher_names(cfg), cfg.DISTILLER.TEACHER_CKPT or ""
+    files = given if isinstance(given, list) else [given] if given else [""] * len(names)
+    if len(files) != len(names):
+        raise UserError(f"DISTILLER.TEACHER_CKPT has {len(files)} files for the {len(names)} of DISTILLER.TEACHER")
+    released = not data.content.startswith(GENERATED)
+    return [_teacher_file(name, file, cfg, released) for name, file in zip(names, files, strict=True)]
+
+
+def _teacher_file(name: str, given: str, cfg: Node, released: bool) -> TeacherFile:
     if not given:
-        return find_teacher(cfg.DISTILLER.TEACHER, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX))
+        return find_teacher(name, cfg.DATASET.TYPE, Path(cfg.LOG.PREFIX), released=released)
     path = find_path(given, PAPER)
     if not path.is_file():
         raise UserError(f"DISTILLER.TEACHER_CKPT: no file {given} here, in {PAPER}/ or in the repository")
     return TeacherFile(path, "given")
 
 
-def find_teacher(name: str, dataset: str, outputs: Path) -> TeacherFile:
+def describe_teachers(files: list[TeacherFile]) -> dict | list[dict] | None:
+    """What a run's record says about its teachers."""
+    described = [{"path": str(file.path), "origin": file.origin} for file in files]
+    return described if len(described) > 1 else next(iter(described), None)
+
+
+def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = True) -> TeacherFile:
     """The checkpoint of a teacher.
 
     Args:
         name: published name.
         dataset: `DATASET.TYPE`.
         outputs: where runs are written; searched for finished `NONE` runs of that network, besides `edkd/output`.
+        released: whether to take the published file, where it is.
 
     Raises:
         UserError: there is none; says where it was looked for, where to get it and how to train it.
     """
     published = PUBLISHED[dataset].format(name=name)
-    if (path := find_path(published, PAPER)).is_file():
-        return TeacherFile(path, "published place")
+    if released and (path := find_path(published, PAPER)).is_file():
+        return TeacherFile(path, "released with mdistiller")
     if found := _own_run(name, dataset, {outputs.resolve(), REPOSITORY / PAPER / "output"}):
         return found
     if dataset == "cifar100" and name not in NOT_IN_MTKD_RL:
@@ -102,9 +129,11 @@ def find_teacher(name: str, dataset: str, outputs: Path) -> TeacherFile:
             f"`python -c \"import torchvision; torchvision.models.{name.lower()}(weights='IMAGENET1K_V1')\"`, "
             "or give DISTILLER.TEACHER_CKPT FILE"
         )
+    use = "" if released else ", for the real data alone"
     raise UserError(
-        f"no trained teacher {name}: there is no {published} (published at {RELEASE}) and no finished run of it below "
-        f"{outputs}; train one with `{training_command(name, dataset)}` in edkd/, or give DISTILLER.TEACHER_CKPT FILE"
+        f"no trained teacher {name}: there is no {published} (published at {RELEASE}{use}) and no finished run "
+        f"of it below {outputs}; train one with `{training_command(name, dataset)}` in edkd/, "
+        "or give DISTILLER.TEACHER_CKPT FILE"
     )
 
 

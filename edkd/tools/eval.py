@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point, find_path
 from common.data.flags import add_data_flags
 from common.errors import UserError
 from common.training.evaluation import evaluate
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from edkd.engine.cfg import CFG
 from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data
 from edkd.engine.teachers import TeacherFile, find_teacher, load_network
@@ -27,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="data set")
     parser.add_argument("-bs", "--batch-size", type=int, default=64, metavar="N", help="images a batch")
     add_data_flags(parser, training=False, folders=False)
-    add_runtime_flags(parser, training=False)
+    add_runtime_flags(parser, without=TRAINING_ONLY)
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error("-bs must be at least 1")

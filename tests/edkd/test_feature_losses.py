@@ -1,5 +1,7 @@
 """The feature distillers' losses on given arrays, against the published implementation's figures."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from edkd.distillers._common import ConvReg
 from edkd.distillers.AT import at_loss
 from edkd.distillers.CRD import ContrastMemory, Embed, nce_loss
 from edkd.distillers.FitNet import hint_loss
-from edkd.distillers.KDSVD import kdsvd_loss
+from edkd.distillers.KDSVD import decompose, decompose_by_gram, kdsvd_loss
 from edkd.distillers.NST import nst_loss
 from edkd.distillers.OFD import margin, partial_l2
 from edkd.distillers.PKT import pkt_loss
@@ -107,15 +109,33 @@ def test_ofd_margins():
     assert margin(norm_of(weight, bias)).tolist() == pytest.approx([row["margin"] for row in table], rel=1e-6)
 
 
+@pytest.mark.parametrize("decomposition", [decompose, decompose_by_gram])
 @pytest.mark.parametrize("case", cases("kdsvd"))
-def test_kdsvd(case):
+def test_kdsvd(case, decomposition, monkeypatch):
     """The value depends on signs that the decomposition chooses; the figures bound it over all of them."""
+    monkeypatch.setattr(sys.modules[kdsvd_loss.__module__], "decompose", decomposition)
     student, teacher = pair(case)
     value = kdsvd_loss(student, teacher, **case["hyper"])
     low, high = case["range_over_sign_conventions"]
     assert low * (1 - 1e-4) <= value.item() <= high * (1 + 1e-4)
     if value.item() == pytest.approx(case["value"], rel=1e-4):  # else this machine's decomposition has other signs
         check(value, student, case, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 16, 16), (4, 32, 8, 8), (2, 9, 8, 33)])
+def test_kdsvd_decomposes_gram_matrices_to_the_same_vectors(shape):
+    """What a GPU does, in float32: values, and where they lead both vectors and gradients, whatever their signs."""
+    torch.manual_seed(0)
+    found = []
+    for way in (decompose, decompose_by_gram):
+        matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1)).relu().flatten(1, 2).requires_grad_()
+        s, v = way(matrices)
+        onto = v[:, :, :4] @ v[:, :, :4].transpose(1, 2)  # the projection onto the first four, which has no signs
+        (onto * torch.linspace(0, 1, onto.numel()).view_as(onto)).sum().backward()
+        found.append((s.detach() / s[:, :1].detach(), onto.detach(), matrices.grad / matrices.grad.norm()))
+    assert found[0][0].diff(dim=1).le(0).all()
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", cases("crd"))

@@ -1,14 +1,19 @@
 """What distillers see of their networks, and how the teacher is treated."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from common.errors import UserError
-from common.models import create_model
+from common.models import create_model, list_models
+from common.training.fast_path import apply_fast_path
+from common.training.layouts import CHANNELS_LAST
 from common.training.method import FrozenTeacher
+from common.training.runtime import Runtime
 from edkd.distillers import Distiller, distiller_dict
-from edkd.distillers._base import StudentView, TeacherLogits, TeacherView
+from edkd.distillers._base import TeacherLogits, student_view, teacher_view
 from edkd.engine import teachers
 from edkd.engine.method import Distillation, make_distiller
 from tests.edkd.checks import configuration
@@ -18,8 +23,8 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def test_features_under_mdistillers_names():
     network = create_model("resnet20").eval()
-    logits, feature = StudentView(network)(IMAGES)
     expected, features = network.forward_features(IMAGES)
+    logits, feature = student_view(network)(IMAGES)
     assert torch.equal(logits, expected)
     assert set(feature) == {"feats", "preact_feats", "pooled_feat"}
     assert [f.shape[1] for f in feature["feats"]] == [16, 16, 32, 64]
@@ -27,34 +32,67 @@ def test_features_under_mdistillers_names():
     assert torch.equal(feature["pooled_feat"], features.pooled)
 
 
-@pytest.mark.parametrize("view", [StudentView, TeacherView])
-def test_views_answer_what_the_network_answers(view):
+@pytest.mark.parametrize("view", [student_view, teacher_view])
+def test_a_view_is_the_network_itself(view):
+    """Whatever a distiller asks, sets, lists or saves of it is the network's own."""
     network = create_model("resnet20")
+    kind, names = type(network), [name for name, _ in network.named_parameters()]
     shown = view(network)
+    assert shown is network
+    assert isinstance(shown, kind)
+    assert shown.__class__.__name__ == type(shown).__name__ == kind.__name__
     assert shown.get_stage_channels() == [16, 16, 32, 64]
-    assert shown.get_bn_before_relu()[0] is network.get_bn_before_relu()[0]
-    assert shown.fc is network.fc
+    assert [name for name, _ in shown.named_parameters()] == names
+    assert shown.state_dict().keys() == create_model("resnet20").state_dict().keys()
+    shown.fc = nn.Linear(64, 7)
+    assert shown(IMAGES)[0].shape == (3, 7)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = shown.nonsense
+    logits, _ = copy.deepcopy(shown)(IMAGES)
+    assert logits.shape == (3, 7)
+    assert type(view(create_model("resnet8"))) is type(shown)
 
 
-@pytest.mark.parametrize("view", [TeacherView, TeacherLogits])
-def test_teachers_are_frozen(view):
+def test_views_are_contiguous_for_every_network():
+    """What `feat.view(N, -1)` needs; networks and images that are contiguous give features that are."""
+    for name in list_models("mdistiller"):
+        size = 32 if not name.startswith(("imagenet_", "tinyimagenet_")) else 64
+        network = student_view(create_model(name, 10)).eval()
+        with torch.no_grad():
+            logits, feature = network(torch.randn(2, 3, size, size))
+        for feat in (logits, feature["pooled_feat"], *feature["feats"], *feature["preact_feats"]):
+            assert feat.is_contiguous(), name
+
+
+def test_nothing_of_a_teacher_is_trained():
+    network = create_model("resnet20")
+    teacher = teacher_view(network)
+    logits, feature = teacher(IMAGES)
+    assert not logits.requires_grad
+    assert not any(f.requires_grad for f in feature["feats"])
+    logits, feature = teacher(IMAGES.clone().requires_grad_())  # a distiller that differentiates through its teacher
+    assert torch.autograd.grad(logits.sum(), feature["feats"][1])[0].shape == feature["feats"][1].shape
+
+
+def test_a_teacher_of_logits_is_frozen():
     network = create_model("resnet20").eval()
     expected = network(IMAGES)
-    teacher = view(network).train()
+    teacher = TeacherLogits(network)
     assert isinstance(teacher, FrozenTeacher)  # so that checkpoints leave it out
-    assert not any(module.training for module in teacher.modules())
     logits, _ = teacher(IMAGES)
     assert torch.allclose(logits, expected, atol=1e-4)
-    assert not logits.requires_grad
     assert not any(p.requires_grad for p in teacher.parameters())
+    teacher.train()
+    with pytest.raises(UserError, match="teacher_features = False"):
+        teacher(IMAGES)
+    assert not any(module.training for module in teacher.network.modules())
+    teacher.eval()(IMAGES)
 
 
 def test_batch_norm_is_folded_where_only_logits_are_read():
     for kind in ("KD", "DKD", "EDKD", "AT", "RKD"):
         distiller = make_distiller(configuration(kind), create_model("resnet8"), create_model("resnet14"), 0)
-        distiller.teacher.fold()
+        apply_fast_path(Distillation(distiller), CHANNELS_LAST, Runtime(torch.device("cpu")))
         norms = [m for m in distiller.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
         assert (not norms) == (kind in ("KD", "DKD", "EDKD"))
 
@@ -125,7 +163,7 @@ def test_parameters_that_no_module_owns_are_refused():
             return super().get_learnable_parameters() + self.scales
 
     with pytest.raises(UserError, match="no module"):
-        Distillation(Hidden(StudentView(create_model("resnet8")), TeacherView(create_model("resnet8"))))
+        Distillation(Hidden(student_view(create_model("resnet8")), teacher_view(create_model("resnet8"))))
 
 
 def test_teachers_of_mtkd_rl_are_found(tmp_path, monkeypatch):

@@ -104,8 +104,13 @@ def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypat
     torch.save({"model": create_model("resnet8", 100).state_dict()}, place / "ckpt_epoch_240.pth")
     ended = run_script("eval", "-m", "resnet8", "-bs", "50", *where[:7])
     assert ended.code == 0, ended.stderr
-    assert "published place" in ended.stdout
+    assert "released with mdistiller" in ended.stdout
     assert "on 50 test images of cifar100 (generated set" in ended.stdout
+    # students of the generated set are not taught by a network that never saw it
+    networks = ["DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8"]
+    refused = run_script("train", "--cfg", KD, *networks, *where)
+    assert refused.code == 2
+    assert "releases/tag/checkpoints, for the real data alone)" in refused.stderr
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from common.data import Batches, ImageArrays, Normalization
 from common.data.large_images import LargeImageBatches
 from common.data.oxford_pets import load_oxford_pets
 from common.errors import UserError
-from mlkd.data import NORMALIZATION, load_data, load_dogs, split
+from common.training.runtime import Runtime
+from mlkd.data import NORMALIZATION, load_data, load_dogs, make_batches, split, train_and_validation
 from mlkd.enlarged import EnlargedBatches, draw_crops, jittered
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -140,17 +142,47 @@ def test_both_spellings(name, pets):
     assert load_data(args).name == "oxford-iiit"
 
 
+def write_dogs(root: Path, *names: str) -> None:
+    """Images in the published layout, each in the directory of its breed."""
+    for name in names:
+        file = root / "dogs" / name.split("_")[1] / f"{name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(file)
+
+
+DOGS = ("a_border_collie_1_0", "b_border_collie_2_0", "a_pug_1_0", "a_pug_7_1", "b_pug_8_2", "a_border_collie_9_2")
+
+
 def test_dogs(tmp_path):
-    for part, names in (("train", ["border_collie_1", "border_collie_2", "pug_1"]), ("test", ["pug_7"])):
-        (tmp_path / "dogs" / part).mkdir(parents=True)
-        for name in names:
-            Image.new("RGB", (8, 8)).save(tmp_path / f"dogs/{part}/{name}.jpg")
+    """Breeds are classes, whatever set or directory they come from; groups are the parts."""
+    write_dogs(tmp_path, *DOGS)
     data = load_dogs(tmp_path)
     assert data.classes == ("border_collie", "pug")
-    assert data.train.targets.tolist() == [0, 0, 1]
-    assert data.test.targets.tolist() == [1]
-    Image.new("RGB", (8, 8)).save(tmp_path / "dogs/test/poodle_1.jpg")
-    with pytest.raises(UserError, match="has a class that"):
+    for part, names in ((data.train, DOGS[:3]), (data.validation, DOGS[3:4]), (data.test, DOGS[4:])):
+        found = dict(zip((file.stem for file in part.files), part.targets.tolist(), strict=True))
+        assert found == {name: int("pug" in name) for name in names}
+    assert train_and_validation(data) == (data.train, data.validation)
+    assert data.describe()["validation_images"] == 1
+
+
+def test_breeds_that_are_numbers(tmp_path):
+    write_dogs(tmp_path, *(f"0_{breed}_1_{group}" for breed in (2, 10, 0, 1) for group in (0, 1, 2)))
+    assert load_dogs(tmp_path).classes == ("0", "1", "2", "10")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "no images in"),
+        (DOGS[:4], r"no test images \(group 2\)"),
+        ((*DOGS, "a_poodle_1_2"), r"no training images \(group 0\) of the breed poodle"),
+        ((*DOGS, "a_pug_1_3"), "a_pug_1_3.jpg is not named as in"),
+        ((*DOGS, "a_pug_1"), "a_pug_1.jpg is not named as in"),
+    ],
+)
+def test_dogs_that_cannot_be_read(names, message, tmp_path):
+    write_dogs(tmp_path, *names)
+    with pytest.raises(UserError, match=message):
         load_dogs(tmp_path)
 
 
@@ -161,3 +193,24 @@ def test_the_split_is_one_tenth_and_always_the_same():
     assert set(train.pixels.flat) | set(held_out.pixels.flat) == set(range(100))
     assert np.array_equal(held_out.pixels, again[1].pixels)
     assert not np.array_equal(held_out.pixels.ravel(), np.arange(90, 100))
+
+
+@pytest.mark.parametrize("dataset", ["cifar-10", "oxford-iiit"])
+def test_the_batch_size_is_a_processs(dataset, pets, generated_data):
+    """Two processes see twice as many images before an update, in half as many steps, and all of them."""
+    root = generated_data if dataset == "cifar-10" else pets
+    args = argparse.Namespace(dataset=dataset, data_dir=str(root), no_download=True, image_size=64, workers=0)
+    vars(args).update(batch_size=8, seed=0, limit_train_batches=None, limit_eval_batches=None)
+    data = load_data(args)
+    one = make_batches(args, data, Runtime(torch.device("cpu")))
+    two = [make_batches(args, data, Runtime(torch.device("cpu"), rank=rank, world_size=2)) for rank in range(2)]
+    for part, batches in one.items():
+        steps = -(-batches.samples // 16)
+        assert [len(batches), len(two[0][part])] == [-(-batches.samples // 8), steps]
+        shares = [next(rank[part].epoch()) for rank in two]
+        assert {share.global_size for share in shares} == {min(16, batches.samples)}
+        if part == "train":
+            assert [len(share.images) for share in shares] == [8, 8]
+        together = torch.cat([share.indices for share in shares]).tolist()
+        first = [index for batch in list(batches.epoch())[:2] for index in batch.indices.tolist()]
+        assert together == first

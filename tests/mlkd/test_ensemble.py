@@ -1,15 +1,20 @@
 """The weighted ensemble, its file, and the calibration of its weights."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from common.errors import UserError
-from mlkd.calibration import calibrate, combine
+from mlkd.calibration import calibrate, combine, first_weights
+from mlkd.data import NORMALIZATION
 from mlkd.ensemble import Ensemble, read_ensemble
+from mlkd.teachers import Input, find_checkpoint
 from tests.golden import conformance, draw
+from tests.mlkd.checks import CONFIG
 
 FIGURES = conformance("losses/mlkd_ensemble.json")
 
@@ -100,17 +105,95 @@ def test_the_mean_is_what_the_ensemble_computes():
         assert torch.allclose(combine(logits, torch.tensor(weights), "sum"), 3 * combined)
 
 
-@pytest.mark.parametrize("swapped", [False, True])
-def test_file(tmp_path, swapped):
-    names, checkpoints = ["resnet18.a1_in1k", "resnetv2_50x1_bit"], ["models/a.pth", "models/b.pth"]
-    lists = (names, checkpoints) if swapped else (checkpoints, names)
-    content = {"models": lists[0], "names": lists[1], "weights": [0.9, 1], "note": "kept"}
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(content))
+def test_the_published_fit_begins_as_a_linear_layer_does():
+    """Uniform within 1 / sqrt(M): weights of 300 seeds, five at a time, as those of the figures' two cases are not."""
+    weights = torch.stack([first_weights(5, seed) for seed in range(300)])
+    bound = 5**-0.5
+    assert weights.abs().max() < bound
+    assert weights.abs().max() > 0.99 * bound
+    assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert weights.mean().abs() < 0.03
+    assert torch.equal(first_weights(5, 1), weights[1])
+    state = torch.get_rng_state()
+    first_weights(5, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def write(directory: Path, models: list[str], names: list[str], **more) -> Path:
+    path = directory / "config.json"
+    path.write_text(json.dumps({"models": models, "names": names, **more}))
+    return path
+
+
+NAMES, PATHS = ["resnet18.a1_in1k", "resnetv2_50x1_bit"], ["models/a.pth", "models/b.pth"]
+READINGS = {
+    "as published": (CONFIG["models"], CONFIG["names"], "models"),
+    "checkpoints as paths": (NAMES, PATHS, "models"),
+    "the other way round": (PATHS, NAMES, "names"),
+    "the other way round, by name": (["a", "b"], NAMES, "names"),
+    "checkpoints called like networks": (NAMES, ["resnet18", "resnet50"], "models"),
+    "one of them": (NAMES, ["resnet152", "mine"], "models"),
+    "one of them, the other way round": (["resnet152", "mine"], NAMES, "names"),
+    "a misspelt network": (["resnet19"], ["mine"], "models"),
+    "a misspelt network, the other way round": (["mine.pth"], ["resnet19"], "names"),
+}
+
+
+@pytest.mark.parametrize("kind", READINGS)
+def test_readings(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models, names, where = READINGS[kind]
+    file = read_ensemble(write(tmp_path, models, names))
+    lists = {"models": tuple(models), "names": tuple(names)}
+    assert file.names == lists.pop(where)
+    assert file.checkpoints == next(iter(lists.values()))
+    assert file.weights == (1.0,) * len(models)
+    assert file.reading.startswith(f"config.json: timm's names are those in '{where}', checkpoints")
+
+
+def test_files_decide_where_both_lists_have_networks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, ["resnet50"], ["resnet18"])
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/resnet50.pth").touch()
+    assert read_ensemble(path).names == ("resnet18",)
+    (tmp_path / "models/resnet18.pth").touch()
+    assert read_ensemble(path).names == ("resnet50",)
+
+
+def test_weights_are_written_and_the_rest_stays(tmp_path):
+    path = write(tmp_path, NAMES, PATHS, weights=[0.9, 1], note="kept")
     file = read_ensemble(path)
-    assert (file.names, file.checkpoints, file.weights) == (tuple(names), tuple(checkpoints), (0.9, 1.0))
+    assert file.weights == (0.9, 1.0)
     file.with_weights([1.5, 2.5])
-    assert json.loads(path.read_text()) == {**content, "weights": [1.5, 2.5]}
+    assert json.loads(path.read_text()) == {"models": NAMES, "names": PATHS, "weights": [1.5, 2.5], "note": "kept"}
+
+
+@pytest.mark.parametrize("written", ["oxford_deit", "oxford_deit.pth", "models/oxford_deit.pth"])
+def test_checkpoints_by_name_and_by_path(written, tmp_path, monkeypatch):
+    """The run's own directory, which has the same name, is none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/oxford_deit").mkdir(parents=True)
+    assert find_checkpoint(written) is None
+    (tmp_path / "models/oxford_deit.pth").touch()
+    assert find_checkpoint(written) == tmp_path / "models/oxford_deit.pth"
+
+
+def test_absent_members_are_named_together_with_commands_that_make_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/e_gmlp.pth").touch()
+    given = Input(224, 10, NORMALIZATION, ("-d", "cifar-10"))
+    with pytest.raises(UserError) as error:
+        read_ensemble(write(tmp_path, **CONFIG)).load(given)
+    message = str(error.value)
+    commands = re.findall(r"`python3 train_teacher.py --model (\S+) -d cifar-10 -n (\S+)`", message)
+    wanted = list(zip(CONFIG["models"], CONFIG["names"], strict=True))
+    assert commands == wanted[:2] + wanted[3:]
+    assert (
+        "no checkpoints models/oxford_deit.pth, models/e_convnext.pth, models/e_hrnet.pth, models/e_swin.pth" in message
+    )
+    assert message.endswith("(config.json: timm's names are those in 'models', checkpoints those in 'names')")
 
 
 BAD_FILES = {

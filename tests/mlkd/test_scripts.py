@@ -13,6 +13,8 @@ import timm
 import torch
 
 from common.training.runtime import Runtime
+from mlkd.calibrate import MemberLogits
+from mlkd.calibration import first_weights
 from mlkd.data import load_data, part_batches
 from mlkd.exits import accuracies
 from mlkd.student import EXITS, MultiResNetV2
@@ -55,6 +57,10 @@ def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets
     assert run["experiment"] == "oxford-iiit ensemble --image-size 64"
     assert run["settings"]["method"] == "MultiLevel"
     assert [(t["name"], t["weight"]) for t in run["settings"]["teachers"]] == [(TEACHER, 0.9), (TEACHER, 1.1)]
+    assert run["settings"]["global_batch_size"] == 6
+    log = (models / "student/train.log").read_text()
+    assert "config.json: timm's names are those in 'names', checkpoints those in 'models'" in log
+    assert "global batch 6: 6 images in each of 1 process, gradients of 21 batches summed before an update" in log
     assert run["budget"] == {"epochs": 3, "published_epochs": 1000, "batches": 2}
     assert run["accuracy"]["best_epoch"] == best
     assert run["validation"]["best_loss"] == min(history["valid_loss"])
@@ -107,8 +113,9 @@ def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, mon
 
 
 def test_calibration_writes_the_file(run_script, where, ensemble):
+    """On the validation part: from the file's weights, a step of a thousandth for each update."""
     before = json.loads(ensemble.read_text())
-    ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "5")
+    ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "5", "--fit-on", "validation")
     assert ended.code == 0, ended.stderr
     after = json.loads(ensemble.read_text())
     assert {**after, "weights": before["weights"]} == before
@@ -116,6 +123,29 @@ def test_calibration_writes_the_file(run_script, where, ensemble):
     assert all(0.001 <= distance <= 0.006 for distance in moved)  # five updates of a thousandth each
     first, second = re.findall(r"cross-entropy ([\d.]+)", ended.stdout)
     assert float(second) < float(first)
+
+
+def test_calibration_as_published(run_script, where, ensemble, monkeypatch):
+    """On training images, in a new order and augmented anew each epoch, from a linear layer's weights."""
+    seen = []
+    logits = MemberLogits._logits
+
+    def watch(self, images):
+        seen.append(images)
+        return logits(self, images)
+
+    monkeypatch.setattr(MemberLogits, "_logits", watch)
+    ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "3", "--seed", "5")
+    assert ended.code == 0, ended.stderr
+    weights = json.loads(ensemble.read_text())["weights"]
+    # 2 batches of 6 and -b 6: gradients of 21 batches would be summed, so that each epoch has one update
+    assert weights == pytest.approx((first_weights(2, 5)).tolist(), abs=0.0035)
+    assert weights != pytest.approx((first_weights(2, 5)).tolist(), abs=0.0005)
+    assert "config.json: timm's names are those in 'names'" in ended.stdout
+    assert "fitting on 12 augmented training images, 3 updates from [" in ended.stdout
+    assert [len(images) for images in seen] == [6] + [1] + [6] * 6  # seven validation images, then three epochs
+    assert not torch.equal(seen[2], seen[4])
+    assert not torch.equal(seen[4], seen[6])
 
 
 @pytest.mark.slow
@@ -158,9 +188,9 @@ def killed_before_measuring() -> None:
 
 @pytest.mark.slow
 def test_two_processes(where, teachers, directory):
-    """Each takes half of every batch; the final exit, which knows no batch norm, sees what one process would."""
+    """Each takes a batch of its own; the final exit, which knows no batch norm, sees what one process would of both."""
     command = [*teachers, *where, "-e", "1", "--limit-train-batches", "1", "--mixup-alpha", "0", "--cutmix-alpha", "0"]
-    one = Process("mlkd.train", [*command, "-n", "one"], directory, prepare=small_student).wait()
+    one = Process("mlkd.train", [*command, "-n", "one", "-b", "12"], directory, prepare=small_student).wait()
     assert one.code == 0, one.stderr
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -182,6 +212,10 @@ def test_two_processes(where, teachers, directory):
     assert line_two["train/exit_1"] != line_one["train/exit_1"]
     run = record(directory / "models/two")
     assert (run["status"], run["runtime"]["world_size"], len(run["exits"])) == ("done", 2, 4)
+    assert run["experiment"].endswith(" --world-size 2")
+    assert (run["settings"]["batch_size"], run["settings"]["global_batch_size"]) == (6, 12)
+    log = (directory / "models/two/train.log").read_text()
+    assert "global batch 12: 6 images in each of 2 processes" in log
 
 
 @pytest.mark.slow
@@ -217,7 +251,9 @@ BAD = {
     "half a teacher": (["--model", "resnet18"], "give --model and --checkpoint"),
     "two kinds of teacher": (["-m", TEACHER, "-c", "models/a.pth", "--ensemble", "x.json"], "give --model"),
     "no ensemble": (["--ensemble", "none.json"], "cannot read"),
-    "no checkpoint": (["-m", TEACHER, "-c", "none.pth"], "`python3 train_teacher.py --model test_resnet -n none`"),
+    "no checkpoint": (["-m", TEACHER, "-c", "none.pth"], "` in mlkd/ makes models/none.pth"),
+    "no checkpoint elsewhere": (["-m", TEACHER, "-c", "a/b.pth"], "makes models/b.pth, which is to be given then"),
+    "members missing": (["--ensemble", "absent.json"], "no checkpoints models/c.pth, models/d.pth here"),
     "unknown model": (["-m", "resnet19", "-c", "models/a.pth"], "has no model 'resnet19': did you mean 'resnet"),
     "another architecture": (["-m", "test_efficientnet", "-c", "models/a.pth"], "does not fit test_efficientnet"),
     "a fixed input size": (
@@ -241,6 +277,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_and_writes_nothing(name, run_script, where, ensemble, directory):
     torch.save(timm.create_model(TEACHER, num_classes=10).state_dict(), directory / "models/ten.pth")
+    (directory / "absent.json").write_text(json.dumps({"models": [TEACHER] * 3, "names": ["a", "c", "d"]}))
     words, message = BAD[name]
     before = snapshot(directory)
     ended = run_script("train", *where, *words)

@@ -1,14 +1,19 @@
 """The pinned settings of `experiments/mlkd` are the scripts' defaults, and what they name exists."""
 
 import json
+import re
 import sys
 
 import pytest
 
+from common.command_line import REPOSITORY
+from common.plan.plan import load_plan
 from mlkd import calibrate, train, train_teacher
+from mlkd.data import SEED
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import is_architecture
 from tests.golden import conformance
+from tests.mlkd.checks import CONFIG
 from tests.processes import EXPERIMENTS
 
 SETTINGS = json.loads((EXPERIMENTS / "mlkd/ensemble.json").read_text())
@@ -23,17 +28,51 @@ def parsed(command: str, monkeypatch):
 
 @pytest.mark.parametrize("dataset", SETTINGS["expected"])
 def test_commands(dataset, monkeypatch):
-    for key in ("command", "calibration", "teachers"):
-        for model in SETTINGS["members"]:
-            args = parsed(SETTINGS[key].replace("DATASET", dataset).replace("MODEL", model), monkeypatch)
-            assert args.dataset == dataset
+    file = read_ensemble(EXPERIMENTS / f"mlkd/{dataset}_ensemble.json")
+    assert list(file.names) == SETTINGS["members"]
+    assert all(map(is_architecture, file.names))
+    assert file.reading.endswith("names are those in 'models', checkpoints those in 'names'")
+    for model, name in zip(file.names, file.checkpoints, strict=True):
+        command = SETTINGS["teachers"].replace("DATASET", dataset).replace("MODEL", model).replace("NAME", name)
+        args = parsed(command, monkeypatch)
+        assert (args.dataset, args.model, args.name, args.seed) == (dataset, model, name, SEED)
+    assert parsed(SETTINGS["calibration"].replace("DATASET", dataset), monkeypatch).fit_on == "train"
     args = parsed(SETTINGS["command"].replace("DATASET", dataset), monkeypatch)
     assert {key: getattr(args, key) for key in SETTINGS["hyperparameters"]} == SETTINGS["hyperparameters"]
     assert train.experiment_name(args) == f"{dataset} ensemble"
-    file = read_ensemble(EXPERIMENTS.parent / args.ensemble)
-    assert list(file.names) == SETTINGS["members"]
-    assert all(map(is_architecture, file.names))
-    assert list(file.checkpoints) == [f"models/{dataset}_{name}.pth" for name in file.names]
+    assert read_ensemble(EXPERIMENTS.parent / args.ensemble) == file
+
+
+def test_the_ensemble_is_the_published_one():
+    """On Oxford-IIIT Pet to the letter, as our README shows it too; elsewhere with the same members."""
+    assert json.loads((EXPERIMENTS / "mlkd/oxford-iiit_ensemble.json").read_text()) == CONFIG
+    page = (REPOSITORY / "mlkd/README.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL)
+    assert json.loads(shown) == CONFIG
+    assert SETTINGS["members"] == CONFIG["models"]
+
+
+def test_the_published_seed():
+    assert conformance("params.json")["mlkd_datasets"]["seed"] == SEED == SETTINGS["hyperparameters"]["seed"]
+
+
+def test_the_plan_teaches_by_the_ensembles_of_these_files():
+    """Each member's training is needed, under the name that the file gives; only unpublished weights are calibrated."""
+    runs = {run.experiment: run for run in load_plan() if run.paper == "mlkd"}
+    for dataset in SETTINGS["expected"]:
+        file = read_ensemble(EXPERIMENTS / f"mlkd/{dataset}_ensemble.json")
+        run = runs[f"{dataset} ensemble"]
+        teachers = [f"{dataset} teacher {model}" for model in file.names]
+        assert list(run.needs) == teachers + ([] if dataset == "oxford-iiit" else [f"calibrate {dataset}"])
+        assert dict(run.copies) == {
+            run.command[run.command.index("--ensemble") + 1]: f"experiments/mlkd/{dataset}_ensemble.json"
+        }
+        for experiment, name in zip(teachers, file.checkpoints, strict=True):
+            command = runs[experiment].command
+            assert command[command.index("-n") + 1] == name
+            assert runs[experiment].places in ((), (f"models/{name}.pth",))
+    calibration = runs["calibrate oxford-iiit"]
+    assert calibration.variant  # elsewhere, so that the published weights stay
 
 
 def test_expected_figures_are_the_reported_ones():

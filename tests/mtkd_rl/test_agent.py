@@ -135,7 +135,7 @@ def test_one_update(case):
     loss = case.agent.learn(case.experience())
     assert loss.item() == pytest.approx(case.figures["agent_loss"]["total"], rel=1e-9)
     assert torch.equal(case.agent.act(case.state).logits, before.logits)  # it acts as before until it catches up
-    case.agent.catch_up()
+    case.agent.sync_policy()
     for name, norm in expected["param_l2"].items():
         assert case.agent.policy.get_parameter(name).norm().item() == pytest.approx(norm, rel=1e-9)
     weights = case.agent.act(case.state)
@@ -169,7 +169,7 @@ def test_policy_gradient_raises_the_weight_of_the_better_teacher():
     before = agent.act(state)
     for _ in range(5):
         agent.learn(Experience(state, rewards.mean(1), rewards, -rewards))
-    agent.catch_up()
+    agent.sync_policy()
     after = agent.act(state)
     assert (after.logits[:, 0] > before.logits[:, 0]).all()
     assert (after.features[:, 1] > before.features[:, 1]).all()

@@ -94,8 +94,9 @@ def test_learning_at_once_is_as_replaying_the_stored_states():
     for iteration in range(8):
         acting = copy.deepcopy(method.agent.policy.state_dict())
         method(*batch(seed=iteration), 1)
-        _, _, experience = method.lived
+        _, _, experience = method.transition
         stored.append(Experience(*copy.deepcopy(tuple(experience))))
+        method.after_update()
         method.after_step(1, iteration, 8)
         if iteration in (3, 6, 7):
             for kept in stored:
@@ -110,7 +111,7 @@ def test_learning_at_once_is_as_replaying_the_stored_states():
 
 def held(method: MultiTeacherRL) -> int:
     """Bytes that the method keeps between two steps, besides its networks."""
-    targets, chosen, experience = method.lived
+    targets, chosen, experience = method.transition
     tensors = [targets, *chosen, *method.agent.parameters(), *method.record.buffers()]
     tensors += [experience.reward, experience.logit_rewards, experience.feature_rewards]
     state = experience.state
@@ -119,12 +120,13 @@ def held(method: MultiTeacherRL) -> int:
 
 
 def test_nothing_grows_over_an_epoch():
-    method, lived = build().train(), []
+    method, sizes = build().train(), []
     for iteration in range(5):
         method(*batch(), 1)
+        method.after_update()
         method.after_step(1, iteration, 1000)
-        lived.append(held(method))
-    assert set(lived) == {lived[0]}
+        sizes.append(held(method))
+    assert set(sizes) == {sizes[0]}
     lists = [value for value in vars(method.agent).values() if isinstance(value, list | dict) and len(value) > 10]
     assert not lists
 
@@ -156,7 +158,7 @@ class TestInTheLoop:
     def figures(self, tmp_path, **runtime) -> list[dict[str, float]]:
         trainer = self.trainer(tmp_path, **runtime)
         figures = [trainer.train_epoch(epoch, show_progress=False) for epoch in range(2)]
-        assert {table.dtype for table in trainer.method.lived[1]} == {torch.float32}
+        assert {table.dtype for table in trainer.method.transition[1]} == {torch.float32}
         return figures
 
     def test_bf16_is_near_float32_and_the_agent_keeps_its_precision(self, tmp_path):
@@ -168,7 +170,7 @@ class TestInTheLoop:
 
     def test_an_epochs_figures_begin_at_nought(self, tmp_path):
         trainer = self.trainer(tmp_path)
-        trainer.method.agent.catch_up = trainer.method.agent.learn = lambda *_: torch.zeros(())
+        trainer.method.agent.sync_policy = trainer.method.agent.learn = lambda *_: torch.zeros(())
         first = trainer.train_epoch(1, show_progress=False)
         weights = {key: value for key, value in first.items() if "weight" in key}
         assert sum(weights.values()) == pytest.approx(2)

@@ -109,29 +109,29 @@ def check(module: torch.nn.Module, name: str, final: dict) -> None:
 def test_what_the_agent_does_and_learns(case, monkeypatch, tmp_path):
     """Its weights at each step, and each of its updates: rewards, losses, and when it begins to act by them."""
     method = build(case)
-    lived, losses, caught_up = [], [], []
-    after_step, learn, catch_up = method.after_step, method.agent.learn, method.agent.catch_up
+    transitions, losses, synced = [], [], []
+    after_update, learn, sync_policy = method.after_update, method.agent.learn, method.agent.sync_policy
 
-    def watch(*args):
-        lived.append(method.lived)
-        after_step(*args)
+    def watch():
+        transitions.append(method.transition)
+        after_update()
 
     def watch_learning(experience):
         losses.append(learn(experience))
         return losses[-1]
 
-    monkeypatch.setattr(method, "after_step", watch)
+    monkeypatch.setattr(method, "after_update", watch)
     monkeypatch.setattr(method.agent, "learn", watch_learning)
-    monkeypatch.setattr(method.agent, "catch_up", lambda: (caught_up.append(len(losses) - 1), catch_up()))
+    monkeypatch.setattr(method.agent, "sync_policy", lambda: (synced.append(len(losses) - 1), sync_policy()))
     run(case, method, tmp_path, monkeypatch)
 
-    for (_, weights, _), expected in zip(lived, case["steps"], strict=True):
+    for (_, weights, _), expected in zip(transitions, case["steps"], strict=True):
         for table, kind in zip(weights, ("logit", "feature"), strict=True):
             figures = torch.tensor(expected[f"agent_{kind}_weights_first_two_samples"], dtype=torch.float64)
             assert torch.allclose(table[:2], figures, rtol=1e-6, atol=0)
-    assert caught_up == [update["after_step"] for update in case["agent_updates"]]
+    assert synced == [update["after_step"] for update in case["agent_updates"]]
     rewards = [row for update in case["agent_updates"] for row in update["rewards"]]
-    for (_, _, experience), expected in zip(lived, rewards, strict=True):
+    for (_, _, experience), expected in zip(transitions, rewards, strict=True):
         ours = standardise(experience.reward)[0].clamp(0, 1)
         assert torch.allclose(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     figures = [loss for update in case["agent_updates"] for loss in update["losses"]]

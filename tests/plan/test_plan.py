@@ -1,5 +1,6 @@
 """The plan as data: complete, consistent with the published files, and understood by the papers' own scripts."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.plan.budgets import load_budget
-from common.plan.plan import PlannedRun, load_plan, select
+from common.plan.plan import PlannedRun, load_plan, select, with_released
+from common.plan.seeds import seeds_of
 from common.results.reported import EXPERIMENTS, load_tables
 from tests.golden import SHARED, conformance
 from tests.plan.names import name_of
@@ -32,8 +34,8 @@ def test_reported_figures_are_the_shared_ones():
         pytest.skip(f"{shared} is not here")
     ours = json.loads((EXPERIMENTS / "reported.json").read_text())
     for table in ours["tables"]:  # what we say about the figures is not among them
-        for key in ("protocol", "protocol_source"):
-            table.pop(key)
+        for key in ("protocol", "protocol_source", "row_protocols", "runs", "compares"):
+            table.pop(key, None)
         for _, *figures in table["rows"]:
             for figure in figures:
                 figure.pop("misprint", None)
@@ -49,12 +51,41 @@ def test_every_published_cell_is_planned_or_says_why_not():
     assert len(CELLS) == 113
     for table, cell in CELLS:
         assert cell.missing or (table.paper, cell.experiment) in experiments, (table.id, cell)
-    assert {(table.id, cell.row, cell.missing) for table, cell in CELLS if cell.missing} == {
-        ("tfkd/re-kd", "resnet50 / mobilenet_v2", "no published parameters"),
-        ("tfkd/re-kd", "resnext29 / resnet18", "no published parameters"),
-        ("tfkd/de-kd", "resnet50 (45.82, 50 epochs) / mobilenet_v2", "no published parameters"),
-        ("tfkd/reg", "googlenet", "no published parameters"),
-    }
+    ((table, cell),) = [(table, cell) for table, cell in CELLS if cell.missing]
+    assert (table.id, cell.row, cell.column) == ("tfkd/reg", "googlenet", "normal KD [resnext29]")
+    assert cell.missing == "no published parameters"
+    assert "alpha and the temperature are missing" in cell.note
+
+
+def test_parameters_that_are_not_published_are_marked_and_follow_from_published_ones():
+    """Alpha and temperature are those of all published files of the student with another network as teacher."""
+    published = conformance("params.json")["tfkd_params"]
+    inferred = {}
+    for table, cell in TFKD_CELLS:
+        if cell.experiment and "_inferred" in cell.experiment:
+            assert "parameters inferred" in cell.note, (table.id, cell)
+            inferred[cell.experiment.split()[0]] = cell
+        else:
+            assert "inferred" not in (cell.note or "")
+    assert len([cell for _, cell in TFKD_CELLS if "_inferred" in (cell.experiment or "")]) == 3
+    for directory in inferred:
+        file = EXPERIMENTS / directory / "params.json"
+        params = read_params(file)
+        assert params.inferred
+        assert directory.partition("/")[2] not in published
+        siblings = [
+            values
+            for values in published.values()
+            if values["model_version"] == params.model_version and values["teacher"] != params.student
+        ]
+        assert len(siblings) >= 2
+        assert {(values["alpha"], values["temperature"]) for values in siblings} == {(params.alpha, params.temperature)}
+        ours = json.loads(file.read_text())
+        assert any(
+            {**values, "teacher": params.teacher} == {k: v for k, v in ours.items() if k != "inferred"}
+            for values in siblings
+        ), "all else as in one of them"
+    assert {read_params(EXPERIMENTS / d / "params.json").batch_size for d in inferred} == {64, 128}
 
 
 def test_every_control_is_planned_and_says_what_it_is_good_for():
@@ -101,10 +132,59 @@ def test_cells_of_edkd_name_the_networks_of_their_configuration():
             file = REPOSITORY / "edkd/configs" / f"{cell.experiment.split()[0]}.yaml"
             distiller = yaml.safe_load(file.read_text())["DISTILLER"]
             if cell.row == "no teacher":
-                assert cell.experiment.split()[-1] == cell.column.split(" / ")[1]
+                assert cell.experiment.split()[2] == cell.column.split(" / ")[1]
                 continue
             assert f"{distiller['TEACHER']} / {distiller['STUDENT']}" == cell.column
             assert cell.row.partition(",")[0] == distiller["TYPE"]
+
+
+def test_controls_without_a_teacher_train_at_the_rate_of_their_distilled_counterparts(monkeypatch):
+    """0.01 for MobileNetV2, ShuffleV1 and ShuffleV2, 0.05 for the others."""
+    rates = {run.experiment: edkd_config(run, monkeypatch).SOLVER.LR for run in RUNS if is_training_of_edkd(run)}
+    low = 0
+    for table in (table for table in TABLES if table.paper == "edkd"):
+        of_column = {cell.column: rates[cell.experiment] for cell in table.cells if cell.row in ("KD", "DKD", "EDKD")}
+        for cell in table.cells:
+            if cell.row == "no teacher":
+                assert rates[cell.experiment] == of_column[cell.column], (table.id, cell)
+                low += rates[cell.experiment] == 0.01
+    assert low == 9
+    assert rates["cifar100/vanilla DISTILLER.STUDENT resnet8x4"] == 0.05
+
+
+def test_beta_of_dkd_has_a_control_where_no_published_file_sets_it(monkeypatch):
+    """EDKD's tree defaults to 10, mdistiller's to 8; the affected cells say that it cannot be decided."""
+    published = conformance("params.json")["yaml"]["mdistiller_tree_only"]
+    (main,) = [table for table in TABLES if table.id == "edkd/main"]
+    runs = {run.experiment: run for run in RUNS if is_training_of_edkd(run)}
+    controls = {cell.column: cell.experiment for cell in main.cells if cell.row == "DKD, beta 10"}
+    affected = []
+    for cell in (cell for cell in main.published_cells if cell.row == "DKD"):
+        file = f"configs/{cell.experiment.replace('res32x4_mv2', 'res32x4_shuv2')}.yaml"
+        beta = edkd_config(runs[cell.experiment], monkeypatch).DKD.BETA
+        if "DKD" in published[file]:
+            assert beta == published[file]["DKD"]["BETA"]
+            assert cell.note is None
+            assert cell.column not in controls
+            continue
+        affected.append(cell.column)
+        assert beta == 8
+        assert edkd_config(runs[controls[cell.column]], monkeypatch).DKD.BETA == 10
+        assert "cannot be decided" in cell.note
+    assert affected == ["resnet32x4 / resnet8x4", "ResNet50 / MobileNetV2", "resnet32x4 / MobileNetV2"]
+    assert set(controls) == {*affected, "resnet32x4 / ShuffleV2"}, "the last column very likely is that pair"
+
+
+def is_training_of_edkd(run: PlannedRun) -> bool:
+    return run.paper == "edkd" and run.command[0] == "tools/train.py"
+
+
+def edkd_config(run: PlannedRun, monkeypatch: pytest.MonkeyPatch):
+    from edkd.engine.config import load_config
+    from edkd.tools.train import parse_arguments
+
+    monkeypatch.setattr("sys.argv", list(run.command))
+    return load_config(parse_arguments())[0]
 
 
 def test_one_baseline_serves_all_tables():
@@ -135,7 +215,8 @@ def test_students_need_the_teachers_that_their_scripts_look_for(monkeypatch):
             teacher = yaml.safe_load(file.read_text())["DISTILLER"]["TEACHER"]
             assert run.needs == (f"cifar100/vanilla DISTILLER.STUDENT {teacher}",)
         if run.paper == "mtkd_rl" and run.trains and "--teacher-name-list" in run.command:
-            named = run.command[run.command.index("--teacher-name-list") + 1 :][:4]
+            rest = run.command[run.command.index("--teacher-name-list") + 1 :]
+            named = itertools.takewhile(lambda word: not word.startswith("--"), rest)
             assert run.needs == tuple(f"teacher {teacher}" for teacher in named)
 
 
@@ -216,6 +297,56 @@ def test_later_patterns_of_a_budget_win():
 def test_an_unknown_budget_names_the_known_ones():
     with pytest.raises(UserError, match="no budget 'huge': give one of paper, tenth, small, trial, quick"):
         load_budget("huge")
+
+
+# -------------------------------------------------------------------------------------------------------------- seeds
+
+
+def test_the_paper_budget_has_as_many_seeds_as_the_figures_average_and_three_for_comparisons():
+    seeds = seeds_of(RUNS, TABLES, load_budget("paper"))
+    five = {cell.experiment for table in TABLES if table.id == "edkd/dkd-original" for cell in table.cells}
+    for table in TABLES:
+        for cell in table.cells:
+            if cell.experiment:
+                expected = 1 if table.paper == "mlkd" else 5 if cell.experiment in five else 3
+                assert seeds[table.paper, cell.experiment] == tuple(range(expected)), (table.id, cell)
+    for run in RUNS:
+        for need in run.needs:
+            assert set(seeds[run.key]) <= set(seeds[run.paper, need]), "a student of each seed has its teacher"
+    assert seeds["edkd", "cifar100/reviewkd"] == (0,), "no table shows it"
+
+
+def test_other_budgets_have_the_seeds_that_they_name():
+    for name in ("small", "trial", "quick"):
+        assert set(seeds_of(RUNS, TABLES, load_budget(name)).values()) == {load_budget(name).seeds}
+
+
+# -------------------------------------------------------------------------------------------------- released networks
+
+
+def test_released_networks_take_the_place_of_their_runs(tmp_path):
+    teacher = PlannedRun("edkd", "teacher", ("tools/train.py",), "cifar100", released=tmp_path / "net.pth")
+    student = PlannedRun("edkd", "student", ("tools/train.py",), "cifar100", needs=("teacher",))
+    assert with_released([teacher, student]) == ([teacher, student], [])
+    teacher.released.touch()
+    runs, replaced = with_released([teacher, student])
+    assert replaced == [teacher]
+    assert [run.needs for run in runs] == [(), ()]
+
+
+def test_released_teachers_are_looked_for_where_the_scripts_look():
+    from edkd.engine.teachers import PUBLISHED
+    from mtkd_rl.setting import teacher_model_path_dict
+
+    released = {run.key: run.released.relative_to(REPOSITORY / run.paper) for run in RUNS if run.released}
+    teachers = {need for run in RUNS if is_training_of_edkd(run) for need in run.needs}
+    assert {experiment for paper, experiment in released if paper == "edkd"} == teachers
+    for (paper, experiment), file in released.items():
+        name = experiment.split()[-1]
+        if paper == "edkd":
+            assert file == Path(PUBLISHED["cifar100"].format(name=name))
+        else:
+            assert file == Path("checkpoint", teacher_model_path_dict[name].format(dataset="cifar100"))
 
 
 # ---------------------------------------------------------------------------------------------------------- selection

@@ -30,7 +30,8 @@ class Plan:
     def __init__(self, root) -> None:
         self.root = root
         self.ended: dict[Task, str] = {}  # task -> its standard error, or nothing where it went well
-        tasks = make_tasks(RUNS, [0], BUDGET, output=root / "results", data=root / "data", experiments=EXPERIMENTS)
+        where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
+        tasks = make_tasks(RUNS, {run.key: (0,) for run in RUNS}, BUDGET, **where)
         self.tasks = {task.run.name: task for task in tasks}
 
     def run(self, task: Task) -> str:

@@ -12,7 +12,7 @@ from common.results.reported import load_tables
 
 PAPERS = {"Teacher-free KD": "tfkd", "EDKD": "edkd", "MTKD-RL": "mtkd_rl", "MLKD": "mlkd"}
 # sections whose files a reader writes first, and one that says how its own figures were measured
-OTHERS = ("A distiller of your own", "Your own method", "Early exits")
+OTHERS = ("Somebody else's distiller", "A distiller of your own", "Your own method", "Early exits")
 INSTALLATION = ("setup.py develop",)
 
 

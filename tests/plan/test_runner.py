@@ -53,6 +53,10 @@ class Plan:
     def set(self, directory: str, **params: object) -> None:
         self._write(f"{directory}/params.json", {"batch_size": 128, **params})
 
+    def set_plan(self, **changes: object) -> None:
+        plan = json.loads((self.experiments / "plan/stub.json").read_text())
+        self._write("plan/stub.json", {**plan, **changes})
+
     def set_budget(self, **changes: object) -> None:
         budgets = json.loads((self.experiments / "budgets.json").read_text())
         self._write("budgets.json", {"quick": {**budgets["quick"], **changes}})
@@ -244,6 +248,30 @@ def test_dry_run_says_what_is_there_and_writes_nothing(plan):
     assert "missing teachers (the plan trains them): stub: teacher\n" in output
     assert "missing students" not in output
     assert not (plan.root / "out").exists()
+
+
+def test_dry_run_names_the_published_cells(plan):
+    code, output = plan.run("--dry-run", "--cells", "kd/student")
+    assert code == 0
+    assert "published cells that these runs give: 2 of 3\n" in output
+    assert "  stub/table | teacher | accuracy: base/teacher\n  stub/table | student | accuracy: kd/student\n" in output
+    assert "smooth | accuracy" not in output
+
+
+def test_a_released_network_takes_the_place_of_its_run(plan):
+    file = plan.root / "net.pth"
+    plan.set_plan(released={"base/teacher": str(file)})
+    plan.set_budget(data="published")
+    assert "[1/4] stub base/teacher" in plan.run("--dry-run")[1]
+    file.touch()
+    code, output = plan.run("--dry-run")
+    assert code == 0
+    assert f"published network in place of stub base/teacher: {file}\n" in output
+    assert "[1/3] stub kd/student (seed 0): to do\n" in output, "it waits for nobody"
+    assert "missing teachers" not in output
+    assert "[1/1] stub base/teacher" in plan.run("--dry-run", "--cells", "base/teacher")[1], "it can be asked for"
+    plan.set_budget(data="generated")
+    assert "[1/4] stub base/teacher" in plan.run("--dry-run")[1], "it knows the real data alone"
 
 
 @pytest.mark.parametrize(

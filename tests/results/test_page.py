@@ -148,12 +148,12 @@ def test_the_same_figures_as_in_the_markdown(runs):
         cells = [cell.strip() for cell in line.strip("| ").split("|")]
         if not line.startswith("| ") or line.startswith(("| row", "| ---")):
             continue
-        figures = cells[-5:]
+        figures = cells[-6:]
         tables += 1
         assert tuple(figures) in shown, line
     assert tables > 50
     values = next(row[1:] for row in page.rows if row[:2] == ["resnet18", "75.87"])
-    assert values[:5] == ["75.87", "76.17 ± 1.26", "75.33 ± 1.04", "+0.30", "3"]
+    assert values[:6] == ["75.87", "76.17 ± 1.26", "75.33 ± 1.04", "+0.30 ≈", "-0.54 ≈", "3"]
 
 
 def test_marks_of_other_budgets_and_data(runs):
@@ -174,8 +174,8 @@ def test_the_summary_counts_cells_and_finds_the_largest_differences(runs):
     assert (whole.cells, whole.covered(), whole.covered(as_published=True)) == (113, 4, 4)
     assert "4 of 113" in text
     assert "<b>6</b>" in text, "finished runs"
-    assert [(table.id, line.difference) for table, line in whole.largest] == [
-        *[(f"tfkd/{table}", "+0.30") for table in ("baseline", "self", "reg")],
+    assert [(table.id, line.difference(line.nearest)) for table, line in whole.largest] == [
+        *[(f"tfkd/{table}", "+0.30 ≈") for table in ("baseline", "self", "reg")],
         ("tfkd/reg", "-0.26"),
     ]
     small = [part for part in whole.budgets if not part.as_published]
@@ -273,6 +273,30 @@ def test_controls_and_misprints(tmp_path):
     assert rows == [["old", "70.00 ‡", "–", "–", "–", "–"], ["newcontrol", "–", "71.00", "70.50", "–", "1"]]
     for words in ("it cannot be right", "it settles a dispute", "mind this", "they say so", "the best epoch"):
         assert words in text
+
+
+def test_notes_of_cells_protocols_and_what_seeds_do_not_tell_apart(tmp_path):
+    experiments = write_tables(
+        tmp_path / "e",
+        [["A", {"value": 70.0}], ["B", {"value": 70.5, "protocol": "last", "protocol_source": "others say so"}]],
+        cells={"p/t": {"A": [{"experiment": "a", "note": "its parameters are inferred"}], "B": ["b"]}},
+        compares="rows",
+        protocol="best",
+    )
+    for seed, shift in enumerate((-1.0, 1.0)):
+        write_run(tmp_path / "runs" / f"a{seed}", "a", 71.0 + shift, 70.0, seed, paper="p")
+        write_run(tmp_path / "runs" / f"b{seed}", "b", 71.2 + shift, 75.0, seed, paper="p")
+    text = render_page(report(tmp_path / "runs", experiments=experiments), tmp_path)
+    rows = [row[:7] for row in Page(text).rows if row[0] in ("A", "B")]
+    assert rows == [
+        ["A", "70.00 §", "71.00 ± 1.41", "70.00 ± 0.00", "+1.00 ≈", "–", "2"],
+        ["B", "70.50", "71.20 ± 1.41", "75.00 ± 0.00", "–", "+4.50", "2"],
+    ]
+    assert '<td class="number" data-label="best − published">+1.00 ≈' in text, "no colour for what may be chance"
+    assert '<td class="number up" data-label="last − published">+4.50' in text
+    for words in ("§ A</b>: its parameters are inferred.", "B: of the last epoch (others say so)"):
+        assert words in text
+    assert "<dt>≈ not told apart</dt><dd>accuracy, best: A and B</dd>" in text
 
 
 def test_hostile_names_are_text(tmp_path):

@@ -36,14 +36,16 @@ def test_mean_deviation_and_difference_over_seeds(tmp_path):
         write_run(tmp_path / str(seed), BASELINE, best, last, seed)
     text = rendered(tmp_path)
     baselines = section(text, "tfkd/baseline")
-    assert row(baselines, "resnet18") == ["resnet18", "75.87", "76.17 ± 1.26", "75.33 ± 1.04", "+0.30", "3"]
-    assert row(baselines, "resnet50") == ["resnet50", "78.16", "–", "–", "–", "–"], "no run, no figure"
+    assert row(baselines, "resnet18") == [
+        *("resnet18", "75.87", "76.17 ± 1.26", "75.33 ± 1.04", "+0.30 ≈", "-0.54 ≈", "3")
+    ]
+    assert row(baselines, "resnet50") == ["resnet50", "78.16", "–", "–", "–", "–", "–"], "no run, no figure"
     assert "†" not in baselines
     assert "fingerprint aaaaaaaaaaaa; budget: 200 of 200 epochs, batch size 128; commit: c0ffee" in baselines
     assert "hardware: AMD EPYC (CPU)." in baselines
     # the same run serves every table that shows this baseline
     assert row(section(text, "tfkd/self"), "resnet18", "baseline")[2:4] == ["75.87", "76.17 ± 1.26"]
-    assert row(section(text, "tfkd/reg"), "resnet18", "label smoothing")[2:] == ["77.26", "–", "–", "–", "–"]
+    assert row(section(text, "tfkd/reg"), "resnet18", "label smoothing")[2:] == ["77.26", "–", "–", "–", "–", "–"]
     assert "(`tfkd/de-kd`)" not in text, "tables without runs are left out"
     assert "Other runs" not in text
 
@@ -53,10 +55,14 @@ def test_published_deviation_missing_parameters_and_notes(tmp_path):
     text = rendered(tmp_path)
     re_kd = section(text, "tfkd/re-kd")
     normal = "normal KD: student taught by teacher"
-    assert row(re_kd, "resnet18 / mobilenet_v2", normal)[2:] == ["71.05 ± 0.16", "71.50", "71.25", "+0.45", "1"]
-    assert row(re_kd, "resnet50 / mobilenet_v2", normal)[3] == "no published parameters"
+    found = row(re_kd, "resnet18 / mobilenet_v2", normal)
+    assert found[2:] == ["71.05 ± 0.16", "71.50", "71.25", "+0.45", "+0.20", "1"]
+    assert row(re_kd, "resnet50 / mobilenet_v2", normal)[2] == "71.04 ± 0.20 §"
+    assert "§ resnet50 / mobilenet_v2, normal KD: student taught by teacher: parameters inferred, none are" in re_kd
     reg = section(text, "tfkd/reg")
     assert row(reg, "mobilenet_v2", "normal KD [resnet18]")[2:4] == ["71.05", "71.50"]
+    assert row(reg, "googlenet", "normal KD [resnext29]")[2:4] == ["78.84 §", "no published parameters"]
+    assert "alpha and the temperature are missing" in reg
     assert "Note: This table gives GoogLeNet's baseline as 78.15" in reg
 
 
@@ -73,8 +79,8 @@ def test_published_deviation_missing_parameters_and_notes(tmp_path):
 def test_other_data_or_budget_is_marked(tmp_path, change):
     write_run(tmp_path / "a", BASELINE, 12.0, 11.0, **change)
     cells = row(section(rendered(tmp_path), "tfkd/baseline"), "resnet18")
-    difference = "–" if "content" in change else "-63.87"
-    assert cells[1:] == ["75.87", "12.00 †", "11.00 †", difference, "1"]
+    differences = ["–", "–"] if "content" in change else ["-63.87", "-64.87"]
+    assert cells[1:] == ["75.87", "12.00 †", "11.00 †", *differences, "1"]
 
 
 def test_different_budgets_and_data_stand_in_tables_of_their_own(tmp_path):
@@ -90,7 +96,7 @@ def test_other_settings_and_repeated_seeds_are_never_averaged(tmp_path):
     write_run(tmp_path / "first", BASELINE, 70.0, 70.0, started="2026-01-02T00:00:00+00:00")
     write_run(tmp_path / "again", BASELINE, 75.0, 75.0, started="2026-01-03T00:00:00+00:00")
     baselines = section(rendered(tmp_path), "tfkd/baseline")
-    assert row(baselines, "resnet18")[2:] == ["75.00", "75.00", "-0.87", "1"]
+    assert row(baselines, "resnet18")[2:] == ["75.00", "75.00", "-0.87", "-0.87", "1"]
     assert "left out, because newer ones have other settings or the same seed: 2" in baselines
 
 
@@ -121,7 +127,7 @@ def test_doubtful_figures_are_marked(tmp_path):
     assert row(section(text, "tfkd/reg"), "googlenet", "baseline")[2:4] == ["78.15 ‡", "78.50"]
     assert "‡ two of the published tables give GoogLeNet's baseline as 78.72, the third as 78.15" in text
     edkd = section(text, "edkd/main")
-    assert [row(edkd, name)[-1] for name in ("KD", "DKD", "EDKD")] == ["74.45 ‡ / –", "76.59 ‡ / –", "77.22 ‡ / –"]
+    assert [row(edkd, name)[-1] for name in ("KD", "DKD", "EDKD")] == ["74.45 ‡ / –", "76.59 ‡ § / –", "77.22 ‡ / –"]
     assert edkd.count("‡ the last column is very likely mislabelled") == 1
 
 
@@ -137,8 +143,8 @@ def test_controls_follow_the_published_cells(tmp_path):
     text = rendered(tmp_path / "runs", experiments=experiments)
     rows = [line for line in text.splitlines() if line.startswith(("| old", "| new"))]
     assert [row(line, line.split()[1]) for line in rows] == [
-        ["old", "70.00", "–", "–", "–", "–"],
-        ["new", "–", "71.00", "70.50", "–", "1"],
+        ["old", "70.00", "–", "–", "–", "–", "–"],
+        ["new", "–", "71.00", "70.50", "–", "–", "1"],
     ]
     assert "Control, new: it settles a dispute." in text
     assert "Other runs" not in text
@@ -154,17 +160,103 @@ def test_the_protocol_says_which_measured_figure_is_compared(tmp_path):
         text = rendered(root / "runs", experiments=experiments)
         header, line = row(text, "row"), row(text, "r")
         assert line[2:5] == ["73.00", "71.00", "72.00"]
-        shown[protocol] = header[5], line[5]
+        shown[protocol] = dict(zip(header[5:-1], line[5:-1], strict=True))
     assert shown == {
-        "best": ("best − published", "+3.00"),
-        "last": ("last − published", "+1.00"),
-        "best of validation": ("by validation − published", "+2.00"),
-        "unknown": ("best − published", "+3.00"),
+        "best": {"best − published": "+3.00"},
+        "last": {"last − published": "+1.00"},
+        "best of validation": {"by validation − published": "+2.00"},
+        "unknown": {"best − published": "+3.00", "last − published": "+1.00"},
     }
+    assert "is not known: both are shown" in rendered(experiments=tmp_path / "unknown" / "experiments", unmeasured=True)
     assert "of the last epoch" in rendered(experiments=tmp_path / "last" / "experiments", unmeasured=True)
     experiments = write_tables(tmp_path / "wrong", [["r", {"value": 70.0}]], protocol="luck")
     with pytest.raises(UserError, match="'luck'"):
         load_tables(experiments)
+
+
+def test_rows_and_cells_may_have_protocols_of_their_own(tmp_path):
+    """Each is held against the measured figure of its own protocol, and against no other."""
+    rows = [["a", {"value": 70.0}, {"value": 71.0, "protocol": "unknown"}], ["b", {"value": 72.0}, {"value": 73.0}]]
+    experiments = write_tables(
+        tmp_path / "e",
+        rows,
+        columns=("x", "y"),
+        protocol="best",
+        protocol_source="they say so",
+        row_protocols={"b": {"protocol": "last", "protocol_source": "others say so"}},
+        cells={"p/t": {"a": ["ax", "ay"], "b": ["bx", "by"]}},
+    )
+    for name in ("ax", "ay", "bx", "by"):
+        write_run(tmp_path / "runs" / name, name, 75.0, 70.0, paper="p")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "row")[5:7] == ["best − published", "last − published"]
+    differences = {key: row(text, *key)[5:7] for key in (("a", "x"), ("a", "y"), ("b", "x"), ("b", "y"))}
+    assert differences == {
+        ("a", "x"): ["+5.00", "–"],
+        ("a", "y"): ["+4.00", "-1.00"],
+        ("b", "x"): ["–", "-2.00"],
+        ("b", "y"): ["–", "-3.00"],
+    }
+    assert "a: of the best epoch, chosen on the test set (they say so)" in text
+    assert "b: of the last epoch (others say so)" in text
+    experiments = write_tables(tmp_path / "wrong", rows, columns=("x", "y"), row_protocols={"b": {"protocol": "luck"}})
+    with pytest.raises(UserError, match="'luck'"):
+        load_tables(experiments)
+
+
+def test_protocols_of_the_published_figures():
+    """KD's are RepDistiller's, of the last epoch; DKD's own are of the best, the mean of five."""
+    tables = {table.id: table for table in load_tables()}
+    for name, others in (("edkd/main", "unknown"), ("edkd/dkd-original", "best")):
+        found = {(cell.row, cell.protocol) for cell in tables[name].published_cells}
+        assert found == {("KD", "last"), *((row, others) for row, _ in found if row != "KD")}
+    assert {table.id: table.runs for table in tables.values() if table.runs != 1} == {"edkd/dkd-original": 5}
+    assert {cell.protocol for cell in tables["mtkd_rl/dynamic"].published_cells} == {"best"}
+    assert {cell.protocol for cell in tables["mlkd/resnet50"].published_cells} == {"best of validation"}
+
+
+def test_differences_between_methods_within_the_spread_are_said_to_be_so(tmp_path):
+    rows = [["A", {"value": 70.0}], ["B", {"value": 71.0}], ["C", {"value": 72.0}]]
+    cells = {"p/t": {"A": ["a"], "B": ["b"], "C": ["c"]}}
+    text = {}
+    for compares in ("rows", "other tables"):
+        root = tmp_path / compares
+        experiments = write_tables(root / "e", rows, cells=cells, compares=compares, protocol="best")
+        for seed, shift in enumerate((-0.5, 0.5)):  # a deviation of 0.71 each
+            for name, mean in (("a", 70.0), ("b", 70.9), ("c", 73.0)):
+                write_run(root / "runs" / f"{name}{seed}", name, mean + shift, mean, seed, paper="p")
+        text[compares] = rendered(root / "runs", experiments=experiments)
+    assert "≈ Not told apart by these seeds. accuracy, best: A and B." in text["rows"]
+    assert "Not told apart" not in text["other tables"]
+    assert row(text["rows"], "B")[4] == "-0.10 ≈"
+    assert row(text["rows"], "C")[4] == "+1.00", "larger than the spread"
+    one = rendered(tmp_path / "rows" / "runs" / "a0", experiments=tmp_path / "rows" / "e")
+    assert "Not told apart" not in one, "one seed has no spread"
+    with pytest.raises(UserError, match="compares 'colours'"):
+        load_tables(write_tables(tmp_path / "wrong", rows, compares="colours"))
+
+
+def test_teachers_are_named_with_their_origin_and_one_for_each_seed_is_no_other_experiment(tmp_path):
+    experiments = write_tables(tmp_path / "e", [["r", {"value": 70.0}]], cells={"p/t": {"r": ["x"]}}, protocol="best")
+
+    def write(seed: int, digest: str, origin: str, started: str) -> None:
+        settings = {"seed": seed, "SOLVER.BATCH_SIZE": 64, "DISTILLER.TEACHER": "net", "teacher": digest}
+        teacher = {"path": "/some/file", "origin": origin}
+        changes = {"paper": "p", "teacher": teacher, "settings": settings, "started": started}
+        write_run(tmp_path / "runs" / f"{origin[:5]}{seed}", "x", 70 + seed, 70, **changes)
+
+    for seed in (0, 1):
+        write(seed, f"digest {seed}", f"trained here for 240 epochs, test accuracy 7{seed}.00", "2026-01-01")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "70.50 ± 0.71"
+    assert "teachers: net: trained here for 240 epochs." in text
+    write(3, "digest 3", "trained here for 8 epochs, test accuracy 25.00", "2026-01-01T12")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "73.00", "never averaged with students of a teacher of another schedule"
+    write(2, "digest 2", "released with mdistiller", "2026-01-02")
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "72.00", "never averaged with students of another teacher"
+    assert "teachers: net: released with mdistiller;" in text
 
 
 def test_a_figure_that_some_runs_lack_is_not_averaged_over_the_others(tmp_path):
@@ -174,8 +266,8 @@ def test_a_figure_that_some_runs_lack_is_not_averaged_over_the_others(tmp_path):
     write_run(tmp_path / "c", "base_experiments/base_resnet50", 0, 0, accuracy={"selected_by_validation": 77.0})
     baselines = section(rendered(tmp_path), "tfkd/baseline")
     assert row(baselines, "row")[4] == "by validation"
-    assert row(baselines, "resnet18")[2:6] == ["75.50 ± 0.71", "74.50 ± 0.71", "–", "-0.37"]
-    assert row(baselines, "resnet50")[2:6] == ["–", "–", "77.00", "–"]
+    assert row(baselines, "resnet18")[2:7] == ["75.50 ± 0.71", "74.50 ± 0.71", "–", "-0.37 ≈", "-1.37"]
+    assert row(baselines, "resnet50")[2:7] == ["–", "–", "77.00", "–", "–"]
 
 
 def test_a_run_on_another_data_set_is_not_in_the_table(tmp_path):

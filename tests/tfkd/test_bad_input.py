@@ -81,10 +81,15 @@ class RunsCode:
         (["--device", "meta"], "--device meta is not supported; use cpu or cuda"),
         (["--device", "cuda:64"], "--device cuda:64: "),
         (["--amp", "fp16"], "--amp fp16 needs a GPU"),
+        (["--tf32", "--device", "cpu"], "--tf32 needs an NVIDIA GPU of Ampere's generation or newer, which cpu is not"),
         (["--plain", "--compile"], "--plain leaves out .* give it without --compile"),
         (["--amp", "fp8"], "argument --amp: invalid choice: 'fp8'"),
         (["--restore_file", "best"], r"no checkpoint .*base_cnn_low_rate/best\.pth\.tar"),
         (["--double_training"], r"no trained teacher cnn: neither .* nor .*base_cnn/best\.pth\.tar exists; train one"),
+        (["--double_training", "--regularization"], "--double_training trains .* give it without --regularization"),
+        (["--double_training", "--label_smoothing"], "--double_training trains .* give it without --label_smoothing"),
+        (["--double_training", "--self_training"], "--double_training trains .* give it without --self_training"),
+        (["--double_training", "--method", "mine.py:M"], "--double_training trains .* give it without --method"),
         (["--method", "nowhere.py:Mine"], "--method nowhere.py:Mine: .* no file 'nowhere.py'"),
         (["--method", "params.json"], "--method params.json: give FILE.py:CLASS"),
         (["--method", "mine.py:Method", "--regularization"], "--method is a method of your own"),
@@ -108,6 +113,13 @@ def test_teacher_free_methods_take_no_teacher(flag, refused, workspace):
     workspace.experiment(SELF_TAUGHT_CNN)
     message = refused(workspace.arguments(SELF_TAUGHT_CNN, flag))
     assert f"{flag} takes no teacher, but " in message
+    assert "names cnn: give a base_experiments directory" in message
+
+
+def test_double_training_takes_no_teacher(refused, workspace):
+    workspace.experiment(SELF_TAUGHT_CNN)
+    message = refused(workspace.arguments(SELF_TAUGHT_CNN, "--double_training"))
+    assert "--double_training takes no teacher, but " in message
     assert "names cnn: give a base_experiments directory" in message
 
 

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common.command_line import find_path
-from common.data import Dataset
+from common.data import Batches, Dataset, load_dataset
 from common.errors import UserError
+from common.models import create_model
 from tests.golden import conformance
 from tests.processes import CNN, EXPERIMENTS, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, metrics, record
 from tfkd import choice, evaluate, main
-from tfkd.experiment import open_experiment
+from tfkd.experiment import open_experiment, preparation
+from tfkd.losses import label_smoothing_loss, regularization_loss
 from tfkd.teachers import TeacherFile, find_teacher
 
 PUBLISHED = conformance("params.json")
@@ -289,6 +292,63 @@ def test_restored_run_starts_again_with_weights_and_optimiser(workspace):
     assert steps == [12, 18]  # six an epoch: the optimiser goes on from where it was
 
 
+@pytest.mark.parametrize(
+    ("flag", "place"), [("--regularization", "Tf-KD_regularization"), ("--label_smoothing", "label_smoothing")]
+)
+def test_teacher_free_variants_restore_from_the_model_directory(flag, place, workspace):
+    """As published: not from the directory that they write to."""
+    directory = workspace.experiment(CNN)
+    assert workspace.run(CNN, *ONE).code == 0
+    before = checkpoint(directory / "best.pth.tar")["state_dict"]
+    workspace.experiment(CNN, learning_rate=1e-30)
+    assert workspace.run(CNN, *ONE, flag).code == 0  # a best.pth.tar of its own, from other weights
+    own = checkpoint(directory / place / "best.pth.tar")["state_dict"]
+    assert not torch.equal(own["fc2.weight"], before["fc2.weight"])
+    ended = workspace.run(CNN, *ONE, flag, "--restore_file", "best")
+    assert (ended.code, ended.stderr) == (0, "")
+    after = checkpoint(directory / place / "last.pth.tar")["state_dict"]
+    assert torch.equal(after["fc2.weight"], before["fc2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        ([], ""),
+        (["--regularization"], "Tf-KD_regularization"),
+        (["--label_smoothing"], "label_smoothing"),
+        (["--label_smoothing", "--matched_scale"], "label_smoothing"),
+    ],
+    ids=" ".join,
+)
+def test_evaluation_is_by_the_method_s_own_loss(flags, place, workspace):
+    """As in the published script: in `eval_*_results.json` and in the record of the epochs."""
+    directory = workspace.experiment(CNN, learning_rate=0.02, reg_alpha=0.9, reg_temperature=2, multiplier=3.0)
+    assert workspace.run(CNN, *ONE, *flags).code == 0
+    loss = json.loads((directory / place / "eval_last_results.json").read_text())["loss"]
+    assert loss == metrics(directory / place)[-1]["test/loss"]
+    logits, targets = on_the_test_set(directory / place / "last.pth.tar", workspace)
+    cross_entropy, smoothed = F.cross_entropy(logits, targets), label_smoothing_loss(logits, targets)["cross_entropy"]
+    regularized = regularization_loss(logits, targets, alpha=0.9, temperature=2, multiplier=3.0)
+    expected = {
+        "": cross_entropy,
+        "--regularization": sum(regularized.values()),
+        "--label_smoothing": smoothed,
+        "--label_smoothing --matched_scale": (0.1 + 0.9 * 3 / 10) * smoothed,
+    }[" ".join(flags)]
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    assert (loss == pytest.approx(cross_entropy.item(), rel=1e-4)) == (not flags)
+
+
+def on_the_test_set(file: Path, workspace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a trained `cnn`, and the labels."""
+    network = create_model("cnn", 10, family="tfkd", num_channels=4, dropout_rate=0.5).eval()
+    network.load_state_dict(checkpoint(file)["state_dict"])
+    images = load_dataset("cifar10", workspace.data, download=False).test
+    (batch,) = Batches(images, len(images), preparation("cifar10")[0], torch.device("cpu")).epoch()
+    with torch.inference_mode():
+        return network(batch.images), batch.targets
+
+
 # ----------------------------------------------------------------------------------------------------------- records
 
 
@@ -304,7 +364,10 @@ def test_record_of_a_run(workspace):
     assert run["data"]["name"] == "cifar10"
     assert run["data"]["content"].startswith("generated set")
     assert (run["data"]["classes"], run["data"]["train_images"], run["data"]["test_images"]) == (10, 300, 100)
-    assert run["runtime"] == {"device": "cpu", "amp": "off", "compile": False, "plain": False, "world_size": 1}
+    switches = {"compile": False, "plain": False, "tf32": False, "graphs": True}
+    assert run["runtime"] == {"device": "cpu", "amp": "off", **switches, "world_size": 1}
+    how = {"layout": "channels_last", "precision": "fp32", "step": "eager: no GPU", "evaluation": "eager: no GPU"}
+    assert run["execution"] == {**how, "peak_memory_mib": None}
     assert run["command"][0] == "main.py"
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", run["commit"])
     assert run["versions"]["torch"] == torch.__version__

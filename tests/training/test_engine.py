@@ -21,7 +21,7 @@ from common.training.engine import Accuracies, CheckpointFiles, Trainer
 from common.training.evaluation import evaluate
 from common.training.method import FrozenTeacher, Method, Step
 from common.training.runs import RunDirectory
-from common.training.runtime import Runtime
+from common.training.runtime import Runtime, use_tf32
 from common.training.schedules import step_decay
 from tests.processes import CNN, before_call, checkpoint, metrics, record
 
@@ -284,6 +284,32 @@ def test_the_plain_way_leaves_everything_out(tmp_path):
         assert weight.is_contiguous(memory_format=torch.channels_last) is folded
         norms = {type(m) for m in training.method.student.modules() if isinstance(m, nn.BatchNorm2d)}
         assert (norms == {nn.BatchNorm2d}) is not folded
+
+
+def test_tf32_belongs_to_a_runs_settings(tmp_path):
+    def built(tf32: bool) -> Trainer:
+        return trainer(tmp_path, runtime=Runtime(torch.device("cpu"), tf32=tf32))
+
+    assert "tf32" not in built(False).settings  # runs of before the flag are resumed
+    built(False)._save(1, is_best=False)
+    with pytest.raises(UserError, match="belongs to a run with tf32 = None, not True"):
+        built(True).resume()
+    built(True)._save(1, is_best=False)
+    assert built(True).resume()
+    with pytest.raises(UserError, match="belongs to a run with tf32 = True, not None"):
+        built(False).resume()
+
+
+def test_tf32_is_for_convolutions_alone():
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    try:
+        for wanted in (True, False):
+            products.allow_tf32 = True
+            use_tf32(wanted)
+            assert (convolutions.allow_tf32, products.allow_tf32) == (wanted, False)
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def killed_in_the_second_epoch() -> None:

@@ -90,7 +90,7 @@ def losses(build, way: str, tmp_path, rate: float = 1e-4, epochs: int = EPOCHS) 
 
 # At higher rates, networks of first weights make much of a difference in the last bit; the trajectories of the papers'
 # own tests, in double precision, take the same ways at rates as published.
-@pytest.mark.parametrize("way", ["fast", "recorded", COMPILED])
+@pytest.mark.parametrize("way", ["fast", "captured", COMPILED])
 @pytest.mark.parametrize(("build", "rate"), [(tfkd, 1e-5), (edkd, 1e-4), (mtkd_rl, 1e-4), (mlkd, 1e-6)])
 def test_fifty_steps_are_those_of_the_plain_way(build, rate, way, tmp_path):
     want = losses(build, "plain", tmp_path, rate)
@@ -99,13 +99,13 @@ def test_fifty_steps_are_those_of_the_plain_way(build, rate, way, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted({*distiller_dict} - {"EDKD"}))
-def test_every_distiller_can_be_recorded(kind, tmp_path):
+def test_every_distiller_can_be_captured(kind, tmp_path):
     """Or says why not."""
 
     def build():
         method = distiller(kind, TRAINER="crd" if kind == "CRD" else "base")
-        assert method.recordable is (kind != "KDSVD")
+        assert method.graph_capturable is (kind != "KDSVD")
         return method
 
     want = losses(build, "fast", tmp_path, epochs=1)
-    assert losses(build, "recorded", tmp_path, epochs=1) == pytest.approx(want, rel=1e-5)
+    assert losses(build, "captured", tmp_path, epochs=1) == pytest.approx(want, rel=1e-5)

@@ -1,0 +1,49 @@
+"""In which memory layout a run computes: decided here alone, together with the precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from common.training.runtime import Runtime
+
+CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
+
+# (device, precision, kind of convolutions) -> layout. On CPUs measured (benchmarks/README.md). On GPUs channels-last is
+# what tensor cores want; float32 does not use them, and grouped convolutions have kernels of their own. Those rows are
+# to be confirmed by `python -m benchmarks.layouts`.
+LAYOUTS: dict[tuple[str, str, str], torch.memory_format] = {
+    ("cpu", "fp32", "dense"): CHANNELS_LAST,
+    ("cpu", "fp32", "grouped"): CHANNELS_LAST,
+    ("cpu", "bf16", "dense"): CHANNELS_LAST,
+    ("cpu", "bf16", "grouped"): CHANNELS_LAST,
+    ("cuda", "fp32", "dense"): CONTIGUOUS,
+    ("cuda", "fp32", "grouped"): CONTIGUOUS,
+    ("cuda", "tf32", "dense"): CHANNELS_LAST,
+    ("cuda", "tf32", "grouped"): CONTIGUOUS,
+    ("cuda", "bf16", "dense"): CHANNELS_LAST,
+    ("cuda", "bf16", "grouped"): CONTIGUOUS,
+    ("cuda", "fp16", "dense"): CHANNELS_LAST,
+    ("cuda", "fp16", "grouped"): CONTIGUOUS,
+}
+
+
+def convolution_kind(module: nn.Module) -> str:
+    """ "grouped" where a convolution in `module` has groups (depthwise ones do), else "dense"."""
+    grouped = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in module.modules())
+    return "grouped" if grouped else "dense"
+
+
+def layout_for(module: nn.Module, runtime: Runtime) -> torch.memory_format:
+    """The layout of all that `module` computes: a `Method` with student and teachers, or a network.
+
+    Student and teachers share one layout, for methods compare their feature maps.
+    """
+    if runtime.plain or not getattr(module, "channels_last", True):
+        return CONTIGUOUS
+    return LAYOUTS[runtime.device.type, runtime.precision, convolution_kind(module)]
+
+
+def layout_name(layout: torch.memory_format) -> str:
+    """As records name it."""
+    return "channels_last" if layout == CHANNELS_LAST else "contiguous"

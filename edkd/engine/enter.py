@@ -1,0 +1,88 @@
+"""A distiller's way into the tables: its configuration for a published pair, and its entry in the plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.command_line import REPOSITORY, find_path
+from common.errors import UserError
+from common.results.reported import EXPERIMENTS, read_data
+from edkd.engine.experiment import PAPER
+from edkd.engine.explain import shorter
+from edkd.engine.node import read_file
+
+CONFIGS = REPOSITORY / PAPER / "configs" / "cifar100"
+PAIRS = sorted(file.stem for file in (CONFIGS / "kd").glob("*.yaml"))
+# groups of a configuration that say what every method of a table has in common
+COMMON = ("EXPERIMENT", "DISTILLER", "SOLVER", "LOG", "DATASET")
+
+
+def configuration(source: str, pair: str, own_file: Path | None) -> dict[str, Any]:
+    """What a distiller is trained with: networks and schedule of a pair's KD file, its own keys and trainer.
+
+    Args:
+        source: `FILE.py:CLASS` or a registered name.
+        pair: of `PAIRS`.
+        own_file: the configuration that came with it, where one did.
+    """
+    content = read_file(CONFIGS / "kd" / f"{pair}.yaml")
+    own = read_file(own_file) if own_file else {}
+    trainer = (own.get("SOLVER") or {}).get("TRAINER")
+    content["EXPERIMENT"]["TAG"] = f"{short_name(source)},{pair.replace('_', ',', 1)}"
+    content["DISTILLER"]["TYPE"] = source
+    content["SOLVER"] |= {"TRAINER": trainer} if trainer else {}
+    return {**content, **{key: value for key, value in own.items() if key not in COMMON}}
+
+
+def short_name(source: str) -> str:
+    """How a distiller is called in names of files and experiments."""
+    return source.rpartition(":")[2].lower()
+
+
+def enter(source: str, pair: str, own_file: Path | None) -> list[str]:
+    """Write a distiller's configuration and its entry in the plan; returns the commands that make its row.
+
+    Raises:
+        UserError: there is such a file already.
+    """
+    name, file = short_name(source), source.rpartition(":")[0]
+    if file:
+        source = f"{find_path(file, PAPER).resolve()}:{source.rpartition(':')[2]}"
+    content = configuration(source, pair, own_file)
+    experiment = f"cifar100/{name}/{pair}"
+    cfg, plan = CONFIGS / name / f"{pair}.yaml", EXPERIMENTS / "plan" / f"{name}_{pair}.json"
+    for path in (cfg, plan):
+        if path.exists():
+            raise UserError(f"{path} is there already: remove it, or give the class another name")
+    networks = [content["DISTILLER"][role] for role in ("TEACHER", "STUDENT")]
+    planned = _plan_entry(experiment, name, *networks)
+    command = f"python tools/train.py --cfg configs/{experiment}.yaml"
+    cfg.parent.mkdir(parents=True, exist_ok=True)
+    cfg.write_text(f"# {' teaches '.join(networks)}.\n#   {command}\n" + yaml.safe_dump(content, sort_keys=False))
+    plan.write_text(json.dumps(planned, indent=2) + "\n")
+    without = f"cifar100/vanilla DISTILLER.STUDENT {networks[1]}"
+    cells = f"--cells 'cifar100/*kd/{pair}' --cells {experiment} --cells '{without}'"
+    return [
+        f"wrote {shorter(cfg)} and {shorter(plan)}",
+        f"next: ./run_all.sh --budget small --seeds 0,1,2 {cells}",
+        f"then: python -m common.results --compare {experiment} cifar100/edkd/{pair} results/small",
+    ]
+
+
+def _plan_entry(experiment: str, name: str, teacher: str, student: str) -> dict[str, Any]:
+    """A row in every table that has the pair; `edkd/dkd-original`, which has all of them, shows KD, DKD and EDKD."""
+    column = f"{teacher} / {student}"
+    row = {"row": name, "column": column, "experiment": experiment, "why": "added by tools/check_distiller.py --enter"}
+    tables = read_data(EXPERIMENTS / "reported.json")["tables"]
+    needs = [f"cifar100/vanilla DISTILLER.STUDENT {teacher}"]
+    return {
+        "paper": PAPER,
+        "runs": [
+            {"experiment": experiment, "command": f"tools/train.py --cfg configs/{experiment}.yaml", "needs": needs}
+        ],
+        "controls": {t["id"]: [row] for t in tables if t["paper"] == PAPER and column in t["columns"]},
+    }

@@ -1,0 +1,78 @@
+"""YAML as configurations have it, read within bounds: what is hostile or mistaken is refused in one line, at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+# Published configurations have some hundred lines, a depth of three or four, and hardly ever an anchor.
+MAX_LENGTH, MAX_DEPTH, MAX_VALUES, MAX_SCALAR = 1 << 15, 32, 1 << 12, 1000
+
+
+class _BoundedLoader(yaml.SafeLoader):
+    """Plain values only, no deeper and no larger (with anchors written out) than a configuration can be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.count = 0
+        self.sizes: dict[int, int] = {}  # of finished nodes with all below them, by id
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            node = super().compose_node(parent, index)
+            if id(node) not in self.sizes:
+                raise ValueError(f"line {mark.line + 1}: an anchor refers to itself")
+            return node
+        self.depth += 1
+        self.count += 1
+        mark = self.peek_event().start_mark
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"line {mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        self.sizes[id(node)] = size = 1 + sum(self.sizes[id(part)] for part in _parts(node))
+        if max(size, self.count) > MAX_VALUES:
+            raise ValueError(f"line {mark.line + 1}: more than {MAX_VALUES} values, anchors written out")
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_SCALAR:
+            raise ValueError(f"line {mark.line + 1}: a value of {len(node.value)} characters")
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"line {line}: a key that is no word")
+            if (name := (key.tag, key.value)) in lines:
+                raise ValueError(f"the key '{key.value[:80]}' stands twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    """What a node holds."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: not YAML, a key that stands twice, or more than a configuration can be; one line.
+    """
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"{len(text)} characters are more than a configuration has ({MAX_LENGTH})")
+    try:
+        loader = _BoundedLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from error
+    except (KeyError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"a value that cannot be read ({error})") from error

@@ -1,0 +1,167 @@
+"""The tool that says whether a distiller's file fits, and the way from it into the tables."""
+
+import shutil
+import sys
+
+import pytest
+import yaml
+
+from common.plan.plan import load_plan
+from common.results.reported import EXPERIMENTS, load_tables
+from edkd.engine import enter
+from edkd.engine.cfg import CFG
+
+FILE = """
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mdistiller.engine.cfg import CFG, CN
+
+from ._base import Distiller
+
+CFG.THEIRS = CN()
+CFG.THEIRS.W = 2.0
+
+
+class Theirs(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super(Theirs, self).__init__(student, teacher)
+        self.w = cfg.THEIRS.W
+        self.calls = 0
+
+    def forward_train(self, image, target, **kwargs):
+        logits, feature = self.student(image)
+        with torch.no_grad():
+            logits_teacher, feature_teacher = self.teacher(image)
+        losses = {"loss_ce": F.cross_entropy(logits, target), "loss_kd": self.w * F.mse_loss(logits, logits_teacher)}
+        return logits, losses
+"""
+SMALL = ["DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8", "SOLVER.BATCH_SIZE", "16"]
+
+
+@pytest.fixture
+def check(run_script, generated_data, tmp_path):
+    """Runs the tool on the file above, with one line of it replaced by another."""
+
+    def run(old: str = "", new: str = "", *words: str):
+        file = tmp_path / "Theirs.py"
+        file.write_text(FILE.replace(old, new, 1) if old else FILE)
+        where = ["--data-dir", generated_data, "--device", "cpu", "--steps", "2", "--pair", "res56_res20"]
+        try:
+            return run_script("check_distiller", f"{file}:Theirs", *where, *SMALL, *words)
+        finally:
+            CFG._entries.pop("THEIRS", None)  # the next file declares it again
+            for name in [name for name in sys.modules if name.startswith("edkd.distillers.files_")]:
+                del sys.modules[name]
+
+    return run
+
+
+PAIRS = ("SOLVER.TRAINER", "aug", "--cuda-as-cpu")
+LAST = '        losses = {"loss_ce"'
+
+
+def test_one_that_fits(check):
+    ended = check()
+    assert ended.code == 0, ended.stderr
+    assert "NO" not in ended.stdout
+    for line in (
+        "ok  signature  Theirs(student, teacher, cfg), forward_train(self, image, target, **kwargs)",
+        "ok  keys       THEIRS.W",
+        "ok  a step     forward, backward, evaluation of a batch of 16",
+        "--  teacher    evaluated",
+        "--  features   of the student: none",
+        "`teacher_features = False` in the class",
+        "ok  fast mode  the losses of --plain",
+        "`channels_last = True` in the class works as well",
+        "nothing is against `graph_capturable = True`",
+    ):
+        assert line in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        (
+            LAST,
+            "        flat = feature['feats'][1].view(len(image), -1)\n" + LAST,
+            "channels-last features fail (RuntimeError",
+        ),
+        (LAST, "        flat = feature_teacher.get('feats')\n" + LAST, "of the teacher: feats"),
+        (LAST, "        self.w = logits.mean().item()\n" + LAST, "Theirs.py:23"),
+        (LAST, "        self.calls += 1\n" + LAST, "Python changes calls in a step"),
+        (LAST, "        import random; random.random()\n" + LAST, "Python changes random in a step"),
+        (
+            "    def forward_train",
+            "    def train(self, mode=True):\n        return nn.Module.train(self, mode)\n\n    def forward_train",
+            "teacher    in training mode",
+        ),
+        ("        self.calls = 0", "        self.c = student.get_stage_channels()", "student.get_stage_channels"),
+    ],
+)
+def test_what_is_good_to_know(old, new, found, check):
+    ended = check(old, new)
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert found in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "error"),
+    [
+        ("cfg.THEIRS.W", "cfg.THEIRS.GAMMA", "NO  keys       not declared: THEIRS.GAMMA", "declare it in"),
+        (LAST, "        self.student.get_maps()\n" + LAST, "NO  networks   student.get_maps", "does not fit"),
+        ("class Theirs(Distiller):", "class Theirs(Distiller):\n    graph_capturable = True", None, None),
+        ("image, target, **kwargs", "image, target, mask", "forward_train(self, image, target, mask)", "asks for mask"),
+    ],
+)
+def test_what_does_not_fit(old, new, line, error, check):
+    ended = check(old, new)
+    assert (ended.code == 2) == (error is not None)
+    if error:
+        assert line in ended.stdout
+        assert error in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_cuda_calls_and_pairs(check):
+    ended = check("image, target, **kwargs):", "image, image_strong, target, **kwargs):\n        image.cuda()", *PAIRS)
+    assert ended.code == 0, ended.stderr
+    assert "ok  fast mode" in ended.stdout
+
+
+def test_a_class_that_says_too_much(check):
+    ended = check("    def __init__", "    graph_capturable = True\n\n    def __init__")
+    assert ended.code == 0
+    body = FILE.replace(LAST, "        self.calls += 1\n" + LAST, 1)
+    ended = check(FILE, body.replace("    def __init__", "    graph_capturable = True\n\n    def __init__"))
+    assert ended.code == 2
+    assert "NO  capture    `graph_capturable = True` is in the class, but it Python changes" in ended.stdout
+    assert "does not fit: see NO above" in ended.stderr
+
+
+def test_into_the_tables(check, tmp_path, monkeypatch):
+    """What --enter writes is a configuration that loads and a plan whose tables have the row."""
+    configs, experiments = tmp_path / "configs/cifar100", tmp_path / "experiments"
+    shutil.copytree(enter.CONFIGS, configs)
+    shutil.copytree(EXPERIMENTS / "plan", experiments / "plan")
+    shutil.copy(EXPERIMENTS / "reported.json", experiments)
+    monkeypatch.setattr(enter, "CONFIGS", configs)
+    monkeypatch.setattr(enter, "EXPERIMENTS", experiments)
+    (tmp_path / "own.yaml").write_text("SOLVER: {LR: 7.0, EPOCHS: 3}\nTHEIRS: {W: 3.0}\nLOG: {PREFIX: /nowhere}\n")
+    ended = check("", "", "--enter", "--cfg", str(tmp_path / "own.yaml"))
+    assert ended.code == 0, ended.stderr
+    written = yaml.safe_load((configs / "theirs/res56_res20.yaml").read_text())
+    published = yaml.safe_load((configs / "kd/res56_res20.yaml").read_text())
+    assert written["SOLVER"] == published["SOLVER"]  # trained as the published ones are
+    assert written["DISTILLER"] == {**published["DISTILLER"], "TYPE": f"{tmp_path / 'Theirs.py'}:Theirs"}
+    assert written["THEIRS"] == {"W": 3.0}
+    assert "LOG" not in written
+    (run,) = (run for run in load_plan(experiments) if run.experiment == "cifar100/theirs/res56_res20")
+    assert run.needs == ("cifar100/vanilla DISTILLER.STUDENT resnet56",)
+    (table,) = (t for t in load_tables(experiments) if t.id == "edkd/dkd-original")
+    column = {cell.row for cell in table.cells if cell.column == "resnet56 / resnet20"}
+    assert {"theirs", "KD", "DKD", "EDKD", "no teacher"} <= column
+    assert "./run_all.sh --budget small --seeds 0,1,2 --cells 'cifar100/*kd/res56_res20'" in ended.stdout
+    again = check("", "", "--enter")
+    assert again.code == 2
+    assert "is there already" in again.stderr
