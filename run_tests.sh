@@ -3,9 +3,9 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 cd "$repository"
-find_environment || make_environment
+find_environment packages || make_environment
 if ! "$PYTHON" -c 'import pytest, ruff' 2>/dev/null; then
-    echo "installing pytest and ruff"
+    echo "installing pytest and ruff into the environment of $(command -v "$PYTHON")"
     "$PYTHON" "$manager" add -e '.[test]'
 fi
 "$PYTHON" -m ruff check .

@@ -8,7 +8,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +35,15 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            misspelt = unknown[0].partition("=")[0]
+            close = difflib.get_close_matches(misspelt, self._option_string_actions, n=1) if misspelt[0] == "-" else []
+            hint = f": did you mean '{close[0]}'?" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")

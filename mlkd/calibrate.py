@@ -88,6 +88,7 @@ def rounded(weights: Tensor) -> list[float]:
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     file = read_ensemble(find_path(args.ensemble, PAPER))
+    file.require_architectures()
     print(file.reading)
     data = load_data(args)
     members = file.load(network_input(args, data))

@@ -93,18 +93,7 @@ def create(directory: Path) -> None:
         _explain("Permission denied", what=directory)
     python = directory / "bin" / "python"
     works = _succeeds(python, "-c", "")
-    has_torch = works and _succeeds(python, "-c", "import importlib.util as u; u.find_spec('torch').loader")
-    space, free = SPACE_BESIDE_TORCH if has_torch else SPACE, shutil.disk_usage(parent).free / GB
-    if free < space:
-        fail(
-            f"the disk is full: {directory} takes up to {space:g} GB, and {free:.1f} GB are free there; "
-            "make room, or let KD_ENVIRONMENT name a directory elsewhere"
-        )
-    print(f"installing PyTorch and the other packages of requirements.txt into {directory}, once")
-    print(
-        f"  up to {space:g} GB of disk ({free:.1f} GB are free) and {MINUTES}; Ctrl-C stops, the same command goes on"
-    )
-    sys.stdout.flush()
+    announce(directory, parent, python if works else None)
     # one whose Python has gone is made anew; a directory that is none is left as it is
     anew = ["--clear"] if not works and (directory / "pyvenv.cfg").is_file() else []
     command = [sys.executable, "-m", "venv", *anew, directory]
@@ -114,6 +103,35 @@ def create(directory: Path) -> None:
     # an editable installation writes into the checkout; where that cannot be, the scripts find it by PYTHONPATH
     here = ["-e", str(REPOSITORY)] if os.access(REPOSITORY, os.W_OK) else []
     install(str(python), [*requirements(), *here])
+
+
+def add(arguments: list[str]) -> None:
+    """Install more into this Python, and say how much disk and time that takes where it lacks requirements."""
+    if not all(map(is_met, requirements())):
+        announce(Path(sys.prefix), Path(sys.prefix), Path(sys.executable))
+    install(sys.executable, arguments)
+
+
+def announce(directory: Path, place: Path, python: Path | None) -> None:
+    """Say what installing the requirements takes, or leave where the disk has not that much.
+
+    Args:
+        directory: of the environment, for the messages.
+        place: a directory on its disk.
+        python: of the environment, if there is one; it may have PyTorch.
+    """
+    has_torch = python and _succeeds(python, "-c", "import importlib.util as u; u.find_spec('torch').loader")
+    space, free = SPACE_BESIDE_TORCH if has_torch else SPACE, shutil.disk_usage(place).free / GB
+    if free < space:
+        fail(
+            f"the disk is full: {directory} takes up to {space:g} GB, and {free:.1f} GB are free there; "
+            "make room, or let KD_ENVIRONMENT name a directory elsewhere"
+        )
+    print(f"installing PyTorch and the other packages of requirements.txt into {directory}, once")
+    print(
+        f"  up to {space:g} GB of disk ({free:.1f} GB are free) and {MINUTES}; Ctrl-C stops, the same command goes on",
+        flush=True,
+    )
 
 
 def _succeeds(*command: object) -> bool:
@@ -190,7 +208,7 @@ def main() -> None:
         elif order == "create" and len(arguments) == 1:
             create(Path(arguments[0]))
         elif order == "add" and arguments:
-            install(sys.executable, arguments)
+            add(arguments)
         else:
             sys.exit(__doc__)
     except KeyboardInterrupt:

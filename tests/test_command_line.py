@@ -61,6 +61,47 @@ def test_flags_that_would_do_nothing_are_refused(script, flag, monkeypatch, caps
     assert f"unrecognized arguments: {flag.split()[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--bugdet=quick"], "unrecognized arguments: --bugdet=quick: did you mean '--budget'?"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate (see"),
+        (["quick"], "unrecognized arguments: quick (see"),
+    ],
+)
+def test_misspelt_flags(given, said, capsys):
+    parser = ArgumentParser(prog="plan")
+    parser.add_argument("--budget")
+    with pytest.raises(SystemExit):
+        parser.parse_args(given)
+    assert said in capsys.readouterr().err
+
+
+NO_DATA = ["--no-download", "--data-dir", "nowhere"]
+EDKD = ["tools/train.py", "--cfg", "configs/cifar100/kd/res32x4_res8x4.yaml"]
+RL = ["train_student_rl.py", "--arch", "resnet8", "--teacher-name-list"]
+WRONG_NAMES = {
+    "edkd student": ("edkd", [*EDKD, *NO_DATA, "DISTILLER.STUDENT", "resnet8x5"], "resnet8x4"),
+    "edkd teacher": ("edkd", [*EDKD, *NO_DATA, "DISTILLER.TEACHER", "resnet32x5"], "resnet32x4"),
+    "edkd evaluation": ("edkd", ["tools/eval.py", "-m", "ResNet20", *NO_DATA], "resnet20"),
+    "mtkd_rl teacher": ("mtkd_rl", ["train_baseline.py", "--model", "resnet32x5", *NO_DATA], "resnet32x4"),
+    "mtkd_rl teachers": ("mtkd_rl", [*RL, "wrn_28_5", "resnet8", *NO_DATA], "wrn_28_4"),
+    "mlkd teacher": ("mlkd", ["mlkd.py", "--model", "resnet19", "--checkpoint", "x", *NO_DATA], "resnet18"),
+    "mlkd teacher's training": ("mlkd", ["train_teacher.py", "--model", "resnt18", "-n", "x", *NO_DATA], "resnet18"),
+    "tfkd experiment": ("tfkd", ["main.py", "--model_dir", "experiments/base_resnet19", *NO_DATA], "base_resnet18"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_NAMES)
+def test_wrong_names_are_said_before_data_are_read(case, tmp_path):
+    paper, (script, *arguments), meant = WRONG_NAMES[case]
+    command = [sys.executable, REPOSITORY / paper / script, *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"error: [^\n]* did you mean '\S*{meant}'\?[^\n]* lists all\)\n", ended.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nearest_names():
     names = ["resnet20", "resnet32", "vgg8"]
     assert nearest("ResNet20", names, "ls").startswith("did you mean 'resnet20'?")

@@ -68,6 +68,8 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
 
 def duration(hours: float) -> str:
     """For people: in minutes below an hour."""
+    if 0 < 60 * hours < 1:
+        return "under a minute"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
 
 

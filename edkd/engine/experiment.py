@@ -49,17 +49,16 @@ def model_names(dataset: str) -> list[str]:
     return [name for name in names if not name.startswith(("imagenet_", "tinyimagenet_"))]
 
 
-def build_network(name: str, dataset: str, num_classes: int, key: str) -> Network:
-    """A network of the mdistiller family for a data set.
+def require_network(name: str, dataset: str, key: str) -> None:
+    """A wrong name is said before any data are read.
 
     Args:
         name: published name.
         dataset: `DATASET.TYPE`.
-        num_classes: width of the classifier.
         key: where the name stands, for the message.
 
     Raises:
-        UserError: unknown name; the nearest is offered.
+        UserError: unknown name; the nearest are offered.
     """
     names = model_names(dataset)
     if not name:
@@ -67,6 +66,19 @@ def build_network(name: str, dataset: str, num_classes: int, key: str) -> Networ
     if name not in names:
         hint = nearest(name, names, "python -m common.models mdistiller")
         raise UserError(f"{key}: no network '{name}' for {dataset}: {hint}")
+
+
+def build_network(name: str, dataset: str, num_classes: int, key: str) -> Network:
+    """A network of the mdistiller family for a data set.
+
+    Args:
+        name, dataset, key: as `require_network` takes them.
+        num_classes: width of the classifier.
+
+    Raises:
+        UserError: unknown name.
+    """
+    require_network(name, dataset, key)
     return create_model(PREFIXES[dataset] + name, num_classes, family="mdistiller")
 
 

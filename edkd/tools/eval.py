@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.training.evaluation import evaluate
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from edkd.engine.cfg import CFG
-from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data
+from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data, require_network
 from edkd.engine.teachers import TeacherFile, find_teacher, load_network
 
 PRETRAINED = "pretrain"
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
-    build_network(args.model, args.dataset, 1, "-m")  # a wrong name is said before any data are read
+    require_network(args.model, args.dataset, "-m")
     found = checkpoint_of(args)
     data = load_data(args, args.dataset)
     network = build_network(args.model, args.dataset, data.num_classes, "-m")

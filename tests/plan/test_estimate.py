@@ -95,4 +95,6 @@ def test_the_estimate_says_whose_cpu_it_is(tmp_path, monkeypatch):
 
 
 def test_durations():
-    assert (duration(0.5), duration(2), duration(1234)) == ("30 minutes", "2.0 hours", "1,234.0 hours")
+    assert [*map(duration, (0, 0.01, 0.5, 2, 1234))] == [
+        *("0 minutes", "under a minute", "30 minutes", "2.0 hours", "1,234.0 hours")
+    ]
