@@ -92,6 +92,11 @@ PIP_SAID = {
         "ERROR: No matching distribution found for torch",
         "package index cannot be reached: go online",
     ),
+    "silent": (
+        "ERROR: Could not find a version that satisfies the requirement setuptools>=77 (from versions: none)\n"
+        "ERROR: No matching distribution found for setuptools>=77",
+        "the package index has nothing for setuptools>=77: it cannot be reached (go online",
+    ),
     "certificate": ("Could not fetch URL: There was a problem confirming the ssl certificate: SSLError", "PIP_CERT"),
     "no build": ("ERROR: No matching distribution found for torch<3,>=2.11", "there is no build of torch"),
     "read-only": ("ERROR: Could not install packages due to an OSError: [Errno 30] Read-only file system", "writable"),
