@@ -41,9 +41,9 @@ PROBLEMS = {
     r"Connection (?:refused|broken|reset)|Network is unreachable|connection broken": "the package index cannot be "
     "reached: go online (behind a proxy set HTTPS_PROXY, for an index of your own PIP_INDEX_URL), then give the same "
     "command again",
-    r"requirement (?P<what>\S+) \(from versions: none\)": "the package index has nothing for {what}: it cannot be reached "
-    "(go online; behind a proxy set HTTPS_PROXY, for an index of your own PIP_INDEX_URL), or it has no build for Python "
-    "{version} on {platform} (3.10 to 3.13 have one); then give the same command again",
+    r"requirement (?P<what>\S+) \(from versions: none\)": "the package index has nothing for {what}: it cannot be "
+    "reached (go online; behind a proxy set HTTPS_PROXY, for an index of your own PIP_INDEX_URL), or it has no build "
+    "for Python {version} on {platform} (3.10 to 3.13 have one); then give the same command again",
     r"No matching distribution found for (?P<what>\S+)": "there is no build of {what} for Python {version} on "
     "{platform}: install a Python that has one (3.10 to 3.13) and give the same command again",
     r"Read-only file system|Permission denied|Errno 13|Errno 30": "cannot write {what}: make it writable, or let "
