@@ -1,7 +1,20 @@
 #!/usr/bin/env bash
-# Regenerates the published tables beside the published figures: ./run_all.sh --quick (minutes, on the generated set).
-# --help lists all options; --dry-run prints the commands. On a fresh machine this first makes .venv.
+# Regenerates the published tables beside the published figures: ./run_all.sh --quick (minutes, on the synthetic set).
+# --help lists all options; --dry-run prints the commands. Other runs first make .venv on a machine that lacks packages.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 cd "$repository"
+for argument in "$@"; do
+    case "$argument" in
+    -h | --help | --version | --dry-run)
+        find_python
+        exec "$PYTHON" -m common.plan "$@"
+        ;;
+    esac
+done
+if ! find_environment packages; then
+    find_python
+    "$PYTHON" -m common.plan "$@" --dry-run >/dev/null # what is wrong with the flags is said before anything is installed
+    make_environment
+fi
 exec "$PYTHON" -m common.plan "$@"

@@ -3,9 +3,10 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 cd "$repository"
-if ! has_modules "$PYTHON" pytest ruff; then
-    echo "installing pytest and ruff"
-    install "$PYTHON" -e '.[test]'
+find_environment packages || make_environment
+if ! "$PYTHON" -c 'import pytest, ruff' 2>/dev/null; then
+    echo "installing pytest and ruff into the environment of $(command -v "$PYTHON")"
+    "$PYTHON" "$manager" add -e '.[test]'
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

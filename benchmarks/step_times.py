@@ -18,11 +18,12 @@ from typing import Any
 
 from common.command_line import REPOSITORY, ArgumentParser, entry_point
 from common.errors import UserError
+from common.hardware import cpu_name
 from common.plan.estimate import STEP_TIMES, epoch_rates
 from common.plan.plan import PlannedRun, load_plan
 from common.plan.tasks import read_records
 from common.results.reported import EXPERIMENTS, read_data
-from common.training.runs import cpu_name, write_json
+from common.training.runs import write_json
 
 
 def without_variants(runs: list[PlannedRun]) -> list[PlannedRun]:

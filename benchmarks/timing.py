@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.training.runs import cpu_name
+from common.hardware import cpu_name
 
 
 def interleave(sides: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

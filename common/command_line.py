@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,12 +17,33 @@ from common.errors import TrainingError, UserError
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names a flag's default where it has one to name and its text does not do so itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = action.default is None or action.default is False or action.default in ("", [])
+        if nothing or "default" in (action.help or ""):
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, with an error of one line and help that names the defaults."""
 
     def __init__(self, **kwargs) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            misspelt = unknown[0].partition("=")[0]
+            close = difflib.get_close_matches(misspelt, self._option_string_actions, n=1) if misspelt[0] == "-" else []
+            hint = f": did you mean '{close[0]}'?" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -41,6 +63,20 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def nearest(name: str, names: Iterable[str], listed: str) -> str:
+    """What to say about a name that there is not: those most like it, and how to see all.
+
+    Args:
+        name: what was given.
+        names: all that there are.
+        listed: a command that lists them.
+    """
+    by_case = {known.lower(): known for known in names}  # what differs in case alone is the nearest of all
+    close = [by_case[key] for key in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
+    others = f"also near: {', '.join(close[1:])}; " if close[1:] else ""
+    return f"did you mean '{close[0]}'? ({others}`{listed}` lists all)" if close else f"`{listed}` lists all"
+
+
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
     """Turn exceptions into exit codes: 2 and one line for bad input, 1 for training that failed, 130 when stopped."""
 
@@ -55,8 +91,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _leave(f"error: {error}", 2)
         except TrainingError as error:
             _leave(f"error: {error}", 1)
-        except KeyboardInterrupt:
-            _leave("stopped; the same command with --resume goes on from the last finished epoch", 130)
+        except KeyboardInterrupt as advice:  # how to go on, from whoever knows
+            _leave("; ".join(["stopped", *map(str, advice.args)]), 130)
         except BrokenPipeError:
             os._exit(141)  # the reader of our output has gone; nothing can be said any more
         except OSError as error:  # such as a full disk

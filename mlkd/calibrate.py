@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         default="sum",
         help="weights of a sum as published, or of the ensemble's mean",
     )
-    add_runtime_flags(parser)
+    add_runtime_flags(parser, without=("--compile", "--plain", "--no-graphs", "--resume"))
     parser.set_defaults(seed=SEED)
     return parser.parse_args()
 
@@ -88,6 +88,7 @@ def rounded(weights: Tensor) -> list[float]:
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     file = read_ensemble(find_path(args.ensemble, PAPER))
+    file.require_architectures()
     print(file.reading)
     data = load_data(args)
     members = file.load(network_input(args, data))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.runs import read_json, write_json
-from mlkd.teachers import Input, Teacher, find_checkpoint, is_architecture, is_path, load_teachers
+from mlkd.teachers import Input, Teacher, find_checkpoint, is_architecture, is_path, load_teachers, require_architecture
 
 
 class Ensemble(nn.Module):
@@ -55,6 +55,16 @@ class EnsembleFile:
     weights: tuple[float, ...]
     reading: str
     content: dict[str, Any]
+
+    def require_architectures(self) -> None:
+        """Raises:
+        UserError: timm knows no network of a member's name.
+        """
+        try:
+            for name in self.names:
+                require_architecture(name)
+        except UserError as error:
+            raise UserError(f"{error} ({self.reading})") from error
 
     def load(self, given: Input) -> list[Teacher]:
         """The members with their weights; raises what `load_teachers` does."""

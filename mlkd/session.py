@@ -14,7 +14,7 @@ from common.data import Dataset
 from common.training.checkpoints import load_weights
 from common.training.engine import Trainer
 from common.training.method import Method
-from common.training.runs import RunDirectory, is_done
+from common.training.runs import RunDirectory, is_done, read_json
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
 from mlkd.data import PartBatches, dataset_name
@@ -105,6 +105,9 @@ class Session:
         trainer, files, args = self.trainer, self.files, self.args
         resumed = args.resume and trainer.resume()
         if resumed and is_done(files.directory):
+            if self.runtime.is_main:
+                done = read_json(files.directory / "run.json")["accuracy"]
+                print(f"{files.directory} is finished: {_test_accuracies(done)}")
             return
         budget = {"epochs": args.epochs, "published_epochs": published_epochs, "batches": args.limit_train_batches}
         run = None
@@ -141,7 +144,7 @@ class Session:
             if run is None:
                 return {}
             accuracy = {"last": last["final"], "best": best["final"], "best_epoch": chosen}
-            run.log(f"test accuracy: last epoch {last['final']:.2f}, chosen by validation {best['final']:.2f}")
+            run.log(_test_accuracies(accuracy))
             return {"accuracy": {**accuracy, "selected_by_validation": best["final"]}, **report(best, last, run)}
 
         trainer.fit(run, save, measured)
@@ -158,3 +161,8 @@ class Session:
         if self.runtime.distributed:
             for value in network.state_dict().values():
                 dist.broadcast(value, 0)
+
+
+def _test_accuracies(accuracy: dict[str, Any]) -> str:
+    """A line for people, from the `accuracy` of a run's record."""
+    return f"test accuracy: last epoch {accuracy['last']:.2f}, chosen by validation {accuracy['best']:.2f}"

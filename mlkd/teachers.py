@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import logging
 import warnings
@@ -14,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from common.command_line import find_path
+from common.command_line import find_path, nearest
 from common.data import Normalization
 from common.errors import UserError
 from common.training.checkpoints import load_weights
@@ -71,8 +70,7 @@ def require_architecture(name: str) -> None:
     UserError: timm knows no network of that name.
     """
     if not is_architecture(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else "`timm.list_models()` lists them"
+        hint = nearest(name, timm.list_models(), "python -c 'import timm; print(*timm.list_models())'")
         raise UserError(f"timm {timm.__version__} has no model '{name}': {hint}")
 
 

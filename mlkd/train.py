@@ -20,14 +20,14 @@ from common.training.runs import RunDirectory, write_json
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
 from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
-from mlkd.ensemble import Ensemble, read_ensemble
+from mlkd.ensemble import Ensemble, EnsembleFile, read_ensemble
 from mlkd.exits import Accuracies, ExitFigures, accuracies, multiply_adds, picture, table
 from mlkd.methods import MultiLevel
 from mlkd.mixing import Mixing
 from mlkd.run_files import RunFiles, name_flag
 from mlkd.session import Session
 from mlkd.student import EXITS, MultiResNetV2, plain_state
-from mlkd.teachers import PAPER, Input, Teacher, load_teachers
+from mlkd.teachers import PAPER, Input, Teacher, load_teachers, require_architecture
 
 # Literals of the published code
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
@@ -64,10 +64,21 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def chosen_teachers(args: argparse.Namespace, given: Input) -> tuple[list[Teacher], tuple[float, ...], list[str]]:
+def chosen_ensemble(args: argparse.Namespace) -> EnsembleFile | None:
+    """The file of `--ensemble`, if there is one; wrong names of teachers are said before any data are read."""
+    if not args.ensemble:
+        require_architecture(args.model)
+        return None
+    file = read_ensemble(find_path(args.ensemble, PAPER))
+    file.require_architectures()
+    return file
+
+
+def chosen_teachers(
+    args: argparse.Namespace, file: EnsembleFile | None, given: Input
+) -> tuple[list[Teacher], tuple[float, ...], list[str]]:
     """The teachers that the flags name, their weights, and what the log says about them."""
-    if args.ensemble:
-        file = read_ensemble(find_path(args.ensemble, PAPER))
+    if file is not None:
         teachers, weights, remarks = file.load(given), file.weights, [file.reading]
     else:
         teachers, weights, remarks = load_teachers([(args.model, args.checkpoint)], given), (1.0,), []
@@ -98,9 +109,10 @@ def report_exits(session: Session, title: str, best: Accuracies, last: Accuracie
 
 
 def train(args: argparse.Namespace, runtime: Runtime) -> None:
+    ensemble = chosen_ensemble(args)
     data = load_data(args)
     files = RunFiles(args.name, plain_state)
-    teachers, weights, remarks = chosen_teachers(args, network_input(args, data))
+    teachers, weights, remarks = chosen_teachers(args, ensemble, network_input(args, data))
     if any(teacher.path.resolve() == files.network.resolve() for teacher in teachers):
         raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
     teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network

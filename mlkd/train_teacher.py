@@ -23,7 +23,7 @@ from mlkd.methods import FineTuning
 from mlkd.mixing import Mixing
 from mlkd.run_files import RunFiles, name_flag
 from mlkd.session import Session
-from mlkd.teachers import create_network
+from mlkd.teachers import create_network, require_architecture
 
 # Nothing of this is published: the page begins where the teachers are trained
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 30, 1e-4, 1e-4
@@ -52,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace, runtime: Runtime) -> None:
+    require_architecture(args.model)
     data = load_data(args)
     torch.manual_seed(args.seed)
     network = create_network(args.model, network_input(args, data), pretrained=not args.no_pretrained)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from common.data.flags import add_data_flags, cut_validation, require_images
 from common.data.large_images import CROP, LargeImageBatches, load_image_files
 from common.errors import UserError
 from common.models import Network, create_model
+from common.models.registry import require_model
 from common.training.launch import is_launched, launch_processes
 from common.training.runtime import Runtime, add_runtime_flags
 
@@ -121,16 +122,27 @@ def image_size(args: argparse.Namespace, data: Dataset) -> int:
     return (args.image_size or CROP) if args.dataset in LARGE_IMAGES else data.train.pixels.shape[1]
 
 
+def require_networks(names: Iterable[str], flag: str) -> None:
+    """Wrong names are said before any data are read.
+
+    Raises:
+        UserError: a name that the MTKD-RL family has not.
+    """
+    try:
+        for name in names:
+            require_model(name, "mtkd_rl")
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
+
+
 def build_network(name: str, num_classes: int, flag: str) -> Network:
     """A network of the MTKD-RL family.
 
     Raises:
         UserError: unknown name.
     """
-    try:
-        return create_model(name, num_classes, family="mtkd_rl")
-    except UserError as error:
-        raise UserError(f"{flag}: {error}") from error
+    require_networks([name], flag)
+    return create_model(name, num_classes, family="mtkd_rl")
 
 
 def make_batches(args: argparse.Namespace, data: Dataset, workers: int, runtime: Runtime) -> dict[str, Any]:

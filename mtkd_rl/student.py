@@ -36,6 +36,7 @@ from mtkd_rl.experiment import (
     image_size,
     load_data,
     make_batches,
+    require_networks,
     run_record,
     settings_of,
     shortened,
@@ -78,6 +79,8 @@ def run_student(
     """
     if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
+    require_networks([args.arch], "--arch")
+    require_networks(args.teacher_name_list, "--teacher-name-list")
     if args.gpu is not None:
         args.device = f"cuda:{args.gpu}"
     start_processes(args, DIST_URL, max(1, args.world_size), max(0, args.rank))

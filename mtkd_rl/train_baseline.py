@@ -37,6 +37,7 @@ from mtkd_rl.experiment import (
     load_data,
     make_batches,
     make_parser,
+    require_networks,
     run_record,
     settings_of,
     shortened,
@@ -113,6 +114,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
+    require_networks([args.model], "--model")
     data = load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder)
     student = build_network(args.model, data.num_classes, "--model")
     place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)

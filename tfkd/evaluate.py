@@ -14,7 +14,7 @@ from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
 from common.training.runs import write_json
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from tfkd.experiment import build_network, class_count, load_data, open_experiment, preparation
 
 
@@ -23,8 +23,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model_dir", default="experiments/base_model", help="directory with params.json")
     parser.add_argument("--restore_file", default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir")
     parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
-    add_data_flags(parser)
-    add_runtime_flags(parser)
+    add_data_flags(parser, training=False)
+    add_runtime_flags(parser, without=TRAINING_ONLY)
     return parser.parse_args()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.command_line import find_path
+from common.command_line import REPOSITORY, find_path, nearest
 from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
 from common.data.flags import cut_validation, require_images
 from common.errors import UserError
 from common.models import Network, create_model
+from common.models.registry import require_model
 from common.training.runtime import Runtime
 from tfkd.params import Params, read_params
 
@@ -37,10 +38,22 @@ def open_experiment(path: str) -> tuple[Path, Params]:
     """
     model_dir = find_path(path, PAPER)
     if not model_dir.is_dir():
+        names = [
+            str(file.parent.relative_to(REPOSITORY))
+            for file in REPOSITORY.glob("experiments/*_experiments/**/params.json")
+        ]
+        hint = nearest(path.rstrip("/"), names, f"find {REPOSITORY / 'experiments'} -name params.json")
         raise UserError(
-            f"no directory {path} here, in {PAPER}/ or in the repository: --model_dir must hold params.json"
+            f"no directory {path} here, in {PAPER}/ or in the repository: --model_dir must hold params.json; {hint}"
         )
-    return model_dir, read_params(model_dir / "params.json")
+    file = model_dir / "params.json"
+    params = read_params(file)
+    for name in (params.student, *([params.teacher] if params.has_teacher else [])):
+        try:
+            require_model(name, PAPER)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    return model_dir, params
 
 
 def load_data(args: argparse.Namespace, params: Params) -> Dataset:
@@ -71,16 +84,13 @@ def build_network(name: str, params: Params, file: Path, num_classes: int) -> Ne
     """A network of the Tf-KD family with the options that `params` (read from `file`) gives it.
 
     Raises:
-        UserError: unknown name, or a key missing that the architecture needs.
+        UserError: a key is missing that the architecture needs.
     """
     options = {}
     if name == "cnn":
         channels, dropout = params.require(file, "the network 'cnn'", "num_channels", "dropout_rate")
         options = {"num_channels": channels, "dropout_rate": dropout}
-    try:
-        return create_model(name, num_classes, family="tfkd", **options)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+    return create_model(name, num_classes, family=PAPER, **options)
 
 
 def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, Batches]:

@@ -69,7 +69,15 @@ def load(name: str, root: Path, *, download: bool = True) -> Dataset:
     release = _RELEASES[name]
     folder = root / release.folder
     if not folder.is_dir():
-        fetch_archive(release.url, release.md5, root, release.folder, name, download=download)
+        fetch_archive(
+            release.url,
+            release.md5,
+            root,
+            release.folder,
+            name,
+            layout=name.replace("cifar", "cifar-"),
+            download=download,
+        )
     sources = [folder / file for file in (*release.train, *release.test, release.meta)]
     arrays = cached(root, name, sources, lambda: _decode_release(folder, release))
     train, test = (ImageArrays(arrays[f"{part}_pixels"], arrays[f"{part}_targets"]) for part in ("train", "test"))

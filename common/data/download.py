@@ -13,7 +13,7 @@ from pathlib import Path
 from common.errors import UserError
 
 
-def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, download: bool) -> None:
+def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, layout: str, download: bool) -> None:
     """Download an archive and unpack it to `root/folder`.
 
     Args:
@@ -21,6 +21,7 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, dow
         root: directory of data sets.
         folder: the directory that the archive holds.
         name: how people call the data set.
+        layout: of `common.data.synthetic` that can stand in for it.
         download: False only says what is missing.
 
     Raises:
@@ -28,7 +29,7 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, dow
     """
     advice = (
         f"place the published {folder}/ there by hand (data/README.md says how), point --data-dir to it, "
-        "or write a generated stand-in with `python -m common.data.synthetic DEST`"
+        f"or write a generated stand-in with `python -m common.data.synthetic DEST --layout {layout}`"
     )
     if not download:
         raise UserError(f"{name} is not in {root}: {advice}")

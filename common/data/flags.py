@@ -10,19 +10,27 @@ from common.command_line import positive
 from common.errors import UserError
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Where the data are and what is done with them."""
+def add_data_flags(parser: argparse.ArgumentParser, *, training: bool = True, folders: bool = True) -> None:
+    """Where the data are and what is done with them.
+
+    Args:
+        parser: of a script.
+        training: False for an evaluation, which cuts nothing from a training set.
+        folders: False where no image folders are read, whose images need a size.
+    """
     group = parser.add_argument_group("data (the same for every script here)")
     group.add_argument("--data-dir", default="data", help="directory of data sets; absent ones are downloaded to it")
     group.add_argument("--no-download", action="store_true", help="never fetch an absent data set")
-    group.add_argument("--image-size", type=positive, metavar="PIXELS", help="image folders: resize and crop to this")
-    group.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.0,
-        metavar="F",
-        help="cut this part of each class from the training set and let it choose the reported epoch",
-    )
+    if folders:
+        group.add_argument("--image-size", type=positive, metavar="PIXELS", help="image folders: resize and crop to it")
+    if training:
+        group.add_argument(
+            "--val-fraction",
+            type=float,
+            default=0.0,
+            metavar="F",
+            help="cut this part of each class from the training set and let it choose the reported epoch",
+        )
 
 
 def cut_validation(train: Any, fraction: float) -> tuple[Any, Any]:

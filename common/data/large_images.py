@@ -18,6 +18,7 @@ from common.data.batches import Batch
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.image_folder import SUFFIXES, fingerprint
 from common.errors import UserError
+from common.hardware import cpu_count
 
 CROP, RESIZED = 224, 256
 IMAGENET_COUNTS = (1000, 1_281_167, 50_000)  # classes, training images, validation images
@@ -139,7 +140,7 @@ class LargeImageBatches:
         self._loader = DataLoader(
             _Decoded(images, _transform(normalization, train, size, interpolation, jitter), train, seed),
             batch_sampler=self._order,
-            num_workers=workers,
+            num_workers=min(workers, cpu_count()),  # more than cores would only wait for each other
             pin_memory=self.device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # of its own, so that the loop's stays as it is

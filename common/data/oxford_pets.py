@@ -31,7 +31,8 @@ def load_oxford_pets(root: Path, *, download: bool = True) -> Dataset:
     folder = root / FOLDER
     for part, md5 in _MD5.items():
         if not (folder / part).is_dir():
-            fetch_archive(_URL.format(part), md5, folder, part, f"Oxford-IIIT Pet ({part})", download=download)
+            name = f"Oxford-IIIT Pet ({part})"
+            fetch_archive(_URL.format(part), md5, folder, part, name, layout=FOLDER, download=download)
     train, test = (_read_list(folder, part) for part in ("trainval", "test"))
     names = {}
     for part in (train, test):

@@ -26,7 +26,7 @@ def load(root: Path, *, download: bool = True) -> Dataset:
     """
     folder = root / FOLDER
     if not folder.is_dir():
-        fetch_archive(URL, MD5, root, FOLDER, "tiny_imagenet", download=download)
+        fetch_archive(URL, MD5, root, FOLDER, "tiny_imagenet", layout=FOLDER, download=download)
     try:
         wnids = (folder / "wnids.txt").read_text().split()
         words = dict(line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
+from common.command_line import nearest
 from common.errors import UserError
 from common.models.network import Network
 
@@ -85,6 +85,16 @@ def list_models(family: str = "mdistiller") -> list[str]:
     return sorted(FAMILIES[family])
 
 
+def require_model(name: str, family: str) -> None:
+    """Raises:
+    UserError: unknown family or name; the nearest names are offered.
+    """
+    names = list_models(family)
+    if name not in names:
+        hint = nearest(name, names, f"python -m common.models {family}")
+        raise UserError(f"unknown model '{name}' in family '{family}': {hint}")
+
+
 def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", **options: Any) -> Network:
     """A freshly initialised network.
 
@@ -95,13 +105,9 @@ def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", 
         options: what single architectures take besides (`cnn`: `num_channels`, `dropout_rate`).
 
     Raises:
-        UserError: unknown family or name; the nearest name is offered.
+        UserError: unknown family or name; the nearest names are offered.
     """
-    names = list_models(family)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
-        raise UserError(f"unknown model '{name}' in family '{family}': {hint}")
+    require_model(name, family)
     module, _, attribute = FAMILIES[family][name].partition(":")
     builder = getattr(importlib.import_module(f"common.models.{module}"), attribute)
     return builder(num_classes=num_classes, **options)

@@ -8,21 +8,23 @@ command goes on from there.
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import escape as literal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point, positive
+from common.command_line import REPOSITORY, ArgumentParser, entry_point, natural, positive
 from common.errors import UserError
 from common.plan.budgets import Budget, load_budget
 from common.plan.datasets import is_present, provide
 from common.plan.estimate import estimate
 from common.plan.executors import Executor, LocalExecutor, cpu_count
 from common.plan.plan import PlannedRun, load_plan, select, with_released
-from common.plan.runner import Outcome, Runner
 from common.plan.seeds import seeds_of
 from common.plan.tasks import State, Task, make_tasks, states
 from common.results.page import render_page
@@ -31,16 +33,26 @@ from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, Table, load_tables
 from common.results.tables import render
 
+if TYPE_CHECKING:
+    from common.plan.runner import Outcome
+
 
 def _list(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
 def _seeds(text: str) -> list[int]:
-    seeds = [int(part) for part in _list(text)]
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    words = _list(text)
+    seeds = [natural(word) for word in words if word.isdecimal()]
+    if not seeds or len(set(seeds)) < len(words):
         raise argparse.ArgumentTypeError(f"{text} is not a list of different seeds, such as 0,1,2")
     return seeds
+
+
+def _version() -> str:
+    """Name and version from pyproject.toml, which is there before anything is installed."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    return " ".join(re.search(rf'^{key} = "(.*)"', text, flags=re.MULTILINE).group(1) for key in ("name", "version"))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     budgets = "paper (as published, the default), tenth, small, trial or quick"
+    add("--version", action="version", version=_version())
     add("--budget", default="paper", metavar="NAME", help=budgets)
     add("--quick", action="store_const", const="quick", dest="budget", help="the same as --budget quick")
     add("--papers", type=_list, default=[], metavar="P,...", help="only these papers")
@@ -112,10 +125,52 @@ def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
         if not is_present(dataset, directory):
             way = "is written" if tasks[0].budget.generated else "is downloaded"
             print(f"missing data: {dataset} in {directory} (it {way} when the plan starts)")
-    untrained = {need.name for task in tasks for need in task.needs if state[need] is not State.DONE}
-    if untrained:
-        print(f"missing teachers (the plan trains them): {', '.join(sorted(untrained))}")
+    for line in missing_networks(tasks, state):
+        print(line)
     print(estimate([task for task in tasks if state[task] is not State.DONE], output, experiments))
+
+
+def missing_networks(tasks: Sequence[Task], state: Mapping[Task, State]) -> list[str]:
+    """Which networks other runs wait for: a line for teachers, one for students, each network once for all seeds."""
+    untrained = {
+        need.run.key: need.run
+        for task in tasks
+        for need in task.needs
+        if need.run.trains and state[need] is not State.DONE
+    }
+    lines = []
+    for kind, taught in (("teachers", False), ("students", True)):  # a student has teachers itself
+        papers: dict[str, list[PlannedRun]] = {}
+        for run in untrained.values():
+            if bool(run.needs) is taught:
+                papers.setdefault(run.paper, []).append(run)
+        if papers:
+            named = "; ".join(
+                f"{paper}: {', '.join(_names(missing, whole=taught))}" for paper, missing in papers.items()
+            )
+            lines.append(f"missing {kind} (the plan trains them): {named}")
+    return lines
+
+
+def _names(runs: Sequence[PlannedRun], *, whole: bool) -> list[str]:
+    """The runs' experiments, or of each its last part alone, with the number of data sets where those are several."""
+    datasets: dict[str, set[str]] = {}
+    for run in runs:
+        name = run.experiment if whole else re.split(r"[ /]", run.experiment)[-1]
+        datasets.setdefault(name, set()).add(run.dataset)
+    return [f"{name} (on {len(of)} data sets)" if len(of) > 1 else name for name, of in datasets.items()]
+
+
+def by_hand() -> str:
+    """The commands that train a first network by hand, beginning with how to activate this very environment."""
+    steps = []
+    activate = Path(sys.prefix, "bin", "activate")
+    if activate.is_file() and os.environ.get("VIRTUAL_ENV") != sys.prefix:
+        steps.append(f"source {activate}")
+    if str(REPOSITORY) in os.environ.get("PYTHONPATH", "").split(os.pathsep):  # the checkout is not installed there
+        steps.append(f"export PYTHONPATH={REPOSITORY}")
+    steps += [f"cd {REPOSITORY / 'tfkd'}", "python main.py --model_dir experiments/base_experiments/base_resnet18/"]
+    return " && ".join(steps)
 
 
 def chosen_tasks(
@@ -151,6 +206,8 @@ def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
 
 def run(tasks: Sequence[Task], executor: Executor) -> Outcome:
     """Provide the data and execute the tasks."""
+    from common.plan.runner import Runner  # its display needs a package; what is above needs none
+
     missing = {}
     for dataset, directory in sorted({(task.run.dataset, task.data_dir) for task in tasks}):
         if problem := provide(dataset, directory, tasks[0].budget.generated):
@@ -207,6 +264,7 @@ def main() -> None:
     write_tables(tables, args.output, budget.name)
     print(summary)
     report_problems(outcome)
+    print(f"by hand: {by_hand()}")
     if outcome.failed or outcome.blocked:
         sys.exit(1)
 

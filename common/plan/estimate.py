@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.hardware import cpu_name
 from common.plan.datasets import images_of
 from common.plan.tasks import Task, read_records
 from common.results.reported import read_data
@@ -23,6 +24,10 @@ STEP_TIMES = "step_times.json"
 BATCH_SIZE_FLAGS = ("SOLVER.BATCH_SIZE", "--batch_size", "--batch-size", "-b")
 BATCH_SIZE = 64  # published default of every script that has such a flag
 FORWARD_SHARE = 1 / 3
+# float32 rates in TFLOP/s: of a product of matrices beside the measured steps (benchmarks/README.md) ...
+CPU_TERAFLOPS = 0.165
+# ... and of classes of GPUs, by NVIDIA's data sheets
+GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.5}
 ENOUGH_BATCHES = 10  # an epoch, for its speed to mean something
 
 
@@ -48,14 +53,24 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
             continue
         rate = own.get(f"{task.run.paper} {task.run.experiment}", measured["images_per_second"])
         hours[task.run.paper] += images(task, measured["epochs"]) / rate / 3600
-    papers = ", ".join(f"{paper} {value:,.1f}" for paper, value in hours.items())
-    total = f"{sum(hours.values()):,.1f} hours" + (f" ({papers})" if papers else "")
-    lines = [f"estimate of what remains, run after run: {total}"]
+    papers = ", ".join(f"{paper} {duration(value)}" for paper, value in hours.items())
+    total = sum(hours.values())
+    where = "this machine's CPU" if table["hardware"].startswith(f"{cpu_name()} (CPU)") else "a CPU"
+    lines = [f"estimate of what remains, run after run, on {where}: {duration(total)}" + (papers and f" ({papers})")]
     if hours:
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}, and by finished runs in {output}")
+        gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
+        lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {', '.join(gpus)}")
     if unknown:
         lines.append(f"  without {len(unknown)} runs that were never measured, such as {unknown[0]}")
     return "\n".join(lines)
+
+
+def duration(hours: float) -> str:
+    """For people: in minutes below an hour."""
+    if 0 < 60 * hours < 1:
+        return "under a minute"
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
 
 
 def measured_step(task: Task, table: dict[str, Any]) -> dict[str, Any] | None:
@@ -83,7 +98,8 @@ def own_rates(output: Path) -> dict[str, float]:
     rates: dict[str, list[float]] = defaultdict(list)
     for home in sorted(output.glob("*/seed_*/*")):
         for experiment, record in read_records(home).items():
-            if record.done and (record.content["budget"]["batches"] or ENOUGH_BATCHES) >= ENOUGH_BATCHES:
+            on_cpu = record.content.get("runtime", {}).get("device", "cpu") == "cpu"
+            if record.done and on_cpu and (record.content["budget"]["batches"] or ENOUGH_BATCHES) >= ENOUGH_BATCHES:
                 rates[f"{home.name} {experiment}"] += epoch_rates(record.directory / "metrics.jsonl")
     return {key: statistics.median(values) for key, values in rates.items() if values}
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+from common.hardware import cpu_count
 from common.plan.tasks import Task
 
 LOST = -1000  # exit code of a job whose machine or worker went away
@@ -58,11 +59,6 @@ class LocalExecutor:
     def start(self, task: Task) -> Job:
         threads = max(1, cpu_count() // self.jobs)
         return start_process(task.command, task.workspace, task.log, threads, signal.SIGTERM)
-
-
-def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_process(

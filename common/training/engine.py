@@ -348,8 +348,9 @@ class Trainer:
                 if after_training is not None:
                     more = after_training()
             status = "done"
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signal:
             status = "stopped"
+            signal.args = ("the same command with --resume goes on from the last finished epoch",)
             raise
         except Exception as error:
             problem = str(error)

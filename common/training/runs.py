@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
+from common.hardware import cpu_name
 from common.training.checkpoints import write_atomically
 
 
@@ -168,12 +169,3 @@ def _archived_commit(file: Path) -> str:
     except OSError:
         return "unknown"
     return commit[:12] if re.fullmatch(r"[0-9a-f]{40}", commit) else "unknown"
-
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,37 +16,50 @@ from common.command_line import natural, positive
 from common.errors import UserError
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# flags that mean nothing where one network is evaluated once
+TRAINING_ONLY = ("--compile", "--no-graphs", "--seed", "--resume", "--limit-train-batches")
 
 
-def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every training script here understands."""
+def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """The flags that every script here understands.
+
+    Args:
+        parser: of a script.
+        without: flags that mean nothing in this script, such as `TRAINING_ONLY`; they keep their defaults.
+    """
     group = parser.add_argument_group("runtime (the same for every script here)")
-    group.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
-    group.add_argument(
-        "--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published"
-    )
-    group.add_argument(
+
+    def add(flag: str, **options: Any) -> None:
+        if flag not in without:
+            group.add_argument(flag, **options)
+        else:
+            default = options.get("default", False if "action" in options else None)
+            parser.set_defaults(**{flag.removeprefix("--").replace("-", "_"): default})
+
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
+    add("--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published")
+    add(
         "--tf32",
         action="store_true",
         help="TensorFloat-32 in convolutions, as published runs on Ampere GPUs and newer had by PyTorch's default",
     )
-    group.add_argument("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
-    group.add_argument(
+    add("--compile", action="store_true", help="compile the training step (slow start, faster steps)")
+    add(
         "--plain",
         action="store_true",
         help="take every step as the published code does: contiguous tensors, teachers as they are, nothing fused or "
         "captured; for comparisons with the fast path, which is the default",
     )
-    group.add_argument(
+    add(
         "--no-graphs",
         action="store_true",
         help="on a GPU, do not capture steps and evaluation as CUDA graphs: slower, and takes less memory",
     )
-    group.add_argument("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
-    group.add_argument("--resume", action="store_true", help="go on with the run in this directory if there is one")
-    group.add_argument("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
-    group.add_argument("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
-    group.add_argument("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    add("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
+    add("--resume", action="store_true", help="go on with the run in this directory if there is one")
+    add("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
+    add("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
+    add("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.command_line import find_path
+from common.command_line import REPOSITORY, find_path, nearest
 from common.data import Dataset
 from common.errors import UserError
 from edkd.distillers._base import Vanilla
@@ -25,7 +25,6 @@ PLACE_AND_BUDGET = (
     *("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DATASET.TEST.", "DISTILLER.TEACHER_CKPT"),
     *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES", "SOLVER.BATCH_SIZE"),
 )
-
 
 # keys that may not be None
 REQUIRED = (
@@ -49,7 +48,10 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     if args.cfg:
         path = find_path(args.cfg, PAPER)
         if not path.is_file():
-            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository")
+            root = REPOSITORY / PAPER
+            listed = f"find {root / 'configs'} -name '*.yaml'"
+            hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
+            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
         content, where = read_file(path), f"{path}: "
     _load_named_file(content, args.opts)
     cfg = CFG.clone()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import Any
 
-from common.command_line import find_path
+from common.command_line import find_path, nearest
 from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, RandAugment, load_dataset
 from common.data.flags import cut_validation, require_images
 from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
@@ -50,26 +49,36 @@ def model_names(dataset: str) -> list[str]:
     return [name for name in names if not name.startswith(("imagenet_", "tinyimagenet_"))]
 
 
-def build_network(name: str, dataset: str, num_classes: int, key: str) -> Network:
-    """A network of the mdistiller family for a data set.
+def require_network(name: str, dataset: str, key: str) -> None:
+    """A wrong name is said before any data are read.
 
     Args:
         name: published name.
         dataset: `DATASET.TYPE`.
-        num_classes: width of the classifier.
         key: where the name stands, for the message.
 
     Raises:
-        UserError: unknown name; the nearest is offered.
+        UserError: unknown name; the nearest are offered.
     """
     names = model_names(dataset)
     if not name:
         raise UserError(f"{key} is empty: name a network, one of {', '.join(names)}")
     if name not in names:
-        by_case = [n for n in names if n.lower() == name.lower()]
-        close = by_case or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+        hint = nearest(name, names, "python -m common.models mdistiller")
         raise UserError(f"{key}: no network '{name}' for {dataset}: {hint}")
+
+
+def build_network(name: str, dataset: str, num_classes: int, key: str) -> Network:
+    """A network of the mdistiller family for a data set.
+
+    Args:
+        name, dataset, key: as `require_network` takes them.
+        num_classes: width of the classifier.
+
+    Raises:
+        UserError: unknown name.
+    """
+    require_network(name, dataset, key)
     return create_model(PREFIXES[dataset] + name, num_classes, family="mdistiller")
 
 

@@ -15,9 +15,9 @@ from common.command_line import ArgumentParser, entry_point, find_path
 from common.data.flags import add_data_flags
 from common.errors import UserError
 from common.training.evaluation import evaluate
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from edkd.engine.cfg import CFG
-from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data
+from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data, require_network
 from edkd.engine.teachers import TeacherFile, find_teacher, load_network
 
 PRETRAINED = "pretrain"
@@ -29,8 +29,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-c", "--ckpt", default=PRETRAINED, metavar="FILE", help="checkpoint, or pretrain")
     parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="data set")
     parser.add_argument("-bs", "--batch-size", type=int, default=64, metavar="N", help="images a batch")
-    add_data_flags(parser)
-    add_runtime_flags(parser)
+    add_data_flags(parser, training=False, folders=False)
+    add_runtime_flags(parser, without=TRAINING_ONLY)
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error("-bs must be at least 1")
@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
-    build_network(args.model, args.dataset, 1, "-m")  # a wrong name is said before any data are read
+    require_network(args.model, args.dataset, "-m")
     found = checkpoint_of(args)
     data = load_data(args, args.dataset)
     network = build_network(args.model, args.dataset, data.num_classes, "-m")

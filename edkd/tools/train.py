@@ -25,7 +25,7 @@ from edkd.distillers import OURS
 from edkd.engine.cfg import WITHOUT_EFFECT
 from edkd.engine.config import experiment_name, load_config, output_directory, settings_of
 from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
-from edkd.engine.experiment import PAPER, build_network, load_data, make_batches
+from edkd.engine.experiment import PAPER, build_network, load_data, make_batches, require_network
 from edkd.engine.explain import DistillerError, explain
 from edkd.engine.method import make_method, pair_of
 from edkd.engine.node import Node
@@ -92,9 +92,12 @@ def _logged(error: DistillerError, directory: Path, runtime: Runtime) -> str:
 
 def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
     cfg, published = load_config(args)
+    require_network(cfg.DISTILLER.STUDENT, cfg.DATASET.TYPE, "DISTILLER.STUDENT")
+    names, messages = teacher_names(cfg), []
+    for name in names:
+        require_network(name, cfg.DATASET.TYPE, "DISTILLER.TEACHER")
     data = load_data(args, cfg.DATASET.TYPE)
     student = build_network(cfg.DISTILLER.STUDENT, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.STUDENT")
-    names, messages = teacher_names(cfg), []
     teachers = [build_network(name, cfg.DATASET.TYPE, data.num_classes, "DISTILLER.TEACHER") for name in names]
     found = teacher_files(cfg, data)
     for teacher, name, file in zip(teachers, names, found, strict=True):

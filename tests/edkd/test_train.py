@@ -74,6 +74,14 @@ def test_files_of_a_run(run_script, where, teacher, tmp_path):
     assert {"train/loss_ce", "train/loss_kd", "test/top5"} <= lines[0].keys()
 
 
+@pytest.fixture
+def unused_checkout(tmp_path, monkeypatch):
+    """In place of this checkout, which may have teachers that somebody trained, an empty one."""
+    monkeypatch.setattr("edkd.engine.teachers.REPOSITORY", tmp_path / "empty")
+    monkeypatch.setattr("edkd.engine.teachers.find_path", lambda path, paper: tmp_path / path)
+
+
+@pytest.mark.usefixtures("unused_checkout")
 def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     """The error names the release and the command; the command's result is then found, the longest run first."""
     cfg = ["--cfg", KD, "DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8", "--epochs", "1"]
@@ -94,6 +102,7 @@ def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     assert run_script("eval", "-m", "resnet8", *where[:7]).code == 2  # looked for below ./output, not here
 
 
+@pytest.mark.usefixtures("unused_checkout")
 def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "download_ckpts/cifar_teachers/resnet8_vanilla"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.plan.budgets import Budget
-from common.plan.estimate import epoch_rates, estimate, images, measured_step
+from common.plan.estimate import duration, epoch_rates, estimate, images, measured_step
 from common.plan.plan import PlannedRun
 from common.plan.tasks import Task
 
@@ -61,7 +61,8 @@ def test_finished_runs_of_any_budget_count_before_the_table(tmp_path, batches, r
     write(tmp_path, [1.0, 100.0, 90.0, 110.0], batches)
     hours = 3 * (50_000 + 10_000 / 3) / rate / 3600
     text = estimate([task(tmp_path)], tmp_path / "results", tmp_path)
-    assert f"run after run: {hours:,.1f} hours (stub {hours:,.1f})" in text
+    assert f"run after run, on a CPU: {duration(hours)} (stub {duration(hours)})" in text
+    assert f"expected on a GPU, not measured, in proportion to float32 rates: {duration(hours * 0.165 / 8.1)}" in text
     assert "an abacus, today" in text
     assert "never measured" not in text
 
@@ -70,9 +71,9 @@ def test_what_was_never_measured_is_said(tmp_path):
     write(tmp_path, [1.0], None)
     tasks = [task(tmp_path, experiment="new"), task(tmp_path, experiment="an evaluation", trains=False)]
     text = estimate(tasks, tmp_path / "results", tmp_path)
-    assert "run after run: 0.0 hours" in text
+    assert "run after run, on a CPU: 0 minutes" in text
     assert "without 1 runs that were never measured, such as stub new (seed 0)" in text
-    assert estimate([], tmp_path / "results", tmp_path / "nowhere").endswith(" 0.0 hours")
+    assert estimate([], tmp_path / "results", tmp_path / "nowhere").endswith(" 0 minutes")
 
 
 def test_the_first_epoch_counts_only_where_it_is_alone(tmp_path):
@@ -83,3 +84,17 @@ def test_the_first_epoch_counts_only_where_it_is_alone(tmp_path):
     assert epoch_rates(file) == [5.0]
     file.write_text("{")
     assert epoch_rates(file) == epoch_rates(tmp_path / "absent") == []
+
+
+def test_the_estimate_says_whose_cpu_it_is(tmp_path, monkeypatch):
+    write(tmp_path, [1.0], None)
+    monkeypatch.setattr("common.plan.estimate.cpu_name", lambda: "an abacus")
+    table = json.loads((tmp_path / "step_times.json").read_text())
+    (tmp_path / "step_times.json").write_text(json.dumps({**table, "hardware": "an abacus (CPU), 1 threads"}))
+    assert "on this machine's CPU: " in estimate([task(tmp_path)], tmp_path / "results", tmp_path)
+
+
+def test_durations():
+    assert [*map(duration, (0, 0.01, 0.5, 2, 1234))] == [
+        *("0 minutes", "under a minute", "30 minutes", "2.0 hours", "1,234.0 hours")
+    ]

@@ -245,7 +245,8 @@ def test_dry_run_says_what_is_there_and_writes_nothing(plan):
     command = f"stub_main.py --model_dir experiments/kd/student/ --epochs 3 --seed 0 --data-dir {plan.root}/data/gen"
     assert command in output
     assert "missing data: cifar100" in output
-    assert "missing teachers (the plan trains them): stub base/teacher (seed 0)" in output
+    assert "missing teachers (the plan trains them): stub: teacher\n" in output
+    assert "missing students" not in output
     assert not (plan.root / "out").exists()
 
 
