@@ -4,10 +4,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 cd "$repository"
 find_environment packages || make_environment
-if ! "$PYTHON" -c 'import pytest, ruff' 2>/dev/null; then
-    echo "installing pytest and ruff into the environment of $(command -v "$PYTHON")"
+if ! "$PYTHON" -c 'import pytest, ruff, xdist' 2>/dev/null; then
+    echo "installing pytest, pytest-xdist and ruff into the environment of $(command -v "$PYTHON")"
     "$PYTHON" "$manager" add -e '.[test]'
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest "$@"
+# a test has one thread; those of a file stay together, for what they share takes long to make
+"$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

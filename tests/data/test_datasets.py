@@ -345,16 +345,16 @@ def test_two_at_once_download_once(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"),
+    ("name", "folder", "layout"),
     [
-        ("cifar10", "cifar-10-batches-py"),
-        ("cifar100", "cifar-100-python"),
-        ("tiny_imagenet", tiny_imagenet.FOLDER),
+        ("cifar10", "cifar-10-batches-py", "cifar-10"),
+        ("cifar100", "cifar-100-python", "cifar-100"),
+        ("tiny_imagenet", tiny_imagenet.FOLDER, "tiny-imagenet-200"),
     ],
 )
-def test_absent_sets_without_download(name, folder, tmp_path):
+def test_absent_sets_without_download(name, folder, layout, tmp_path):
     with pytest.raises(UserError) as error:
         load_dataset(name, tmp_path / "data", download=False)
     assert str(error.value).startswith(f"{name} is not in {tmp_path}/data: place the published {folder}/ there by hand")
-    assert "`python -m common.data.synthetic DEST`" in str(error.value)
+    assert f"`python -m common.data.synthetic DEST --layout {layout}`" in str(error.value)
     assert not (tmp_path / "data").exists()
