@@ -26,6 +26,7 @@ from common.training.evaluation import Evaluation
 from common.training.fast_path import (
     apply_fast_path,
     capture_blocker,
+    keep_implementation,
     keep_parameter_layout,
     refuse_old_names,
     use_fused,
@@ -173,6 +174,7 @@ class Trainer:
         self.method = method.to(runtime.device)
         self.optimizer = make_optimizer(self.method.trainable_parameters())
         keep_parameter_layout(self.optimizer)
+        keep_implementation(self.optimizer)
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, {**settings, **runtime.compared_settings()}
