@@ -265,8 +265,8 @@ class Trainer:
                 before, now = state["settings"].get(key), self.settings.get(key)
                 if before != now:
                     raise UserError(
-                        f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
-                        "or start again without --resume"
+                        f"{self.files.last} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
+                        "same settings, or start again without --resume"
                     )
             # teachers stay as they were loaded
             if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
@@ -536,6 +536,11 @@ class Trainer:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.runtime.world_size
+
+
+def _with(key: str, value: Any) -> str:
+    """A setting in words."""
+    return f"without {key}" if value is None else f"with {key} = {value}"
 
 
 def _names_of_others(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
