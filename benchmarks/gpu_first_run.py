@@ -1,6 +1,6 @@
 """A GPU's first minutes: is what it computes right, is it captured, and how fast is it?
 
-`PYTHONPATH=. python benchmarks/gpu_first_run.py --minutes 4 --output first_run` needs neither data nor network. It
+`python benchmarks/gpu_first_run.py --minutes 4 --output first_run` needs neither data, network nor installation. It
 checks, the most important first: the steps of every method of every paper, captured or why not, fast against plain;
 what the loop promises (learning rates, dropout, evaluation, checkpoints, precisions, captures that fail); the papers'
 scripts; the figures of the published implementations; then, with the GPU to itself, the steps of each paper's setting
@@ -20,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
 import torch
 

@@ -26,6 +26,7 @@ from common.training.evaluation import Evaluation
 from common.training.fast_path import (
     apply_fast_path,
     capture_blocker,
+    keep_implementation,
     keep_parameter_layout,
     refuse_old_names,
     use_fused,
@@ -173,6 +174,7 @@ class Trainer:
         self.method = method.to(runtime.device)
         self.optimizer = make_optimizer(self.method.trainable_parameters())
         keep_parameter_layout(self.optimizer)
+        keep_implementation(self.optimizer)
         self.schedule, self.epochs = schedule, epochs
         self.train, self.test, self.validation = train, test, validation
         self.runtime, self.files, self.settings = runtime, files, {**settings, **runtime.compared_settings()}
@@ -263,8 +265,8 @@ class Trainer:
                 before, now = state["settings"].get(key), self.settings.get(key)
                 if before != now:
                     raise UserError(
-                        f"{self.files.last} belongs to a run with {key} = {before}, not {now}: give the same settings, "
-                        "or start again without --resume"
+                        f"{self.files.last} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
+                        "same settings, or start again without --resume"
                     )
             # teachers stay as they were loaded
             if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
@@ -534,6 +536,11 @@ class Trainer:
             if buffer.is_floating_point():
                 dist.all_reduce(buffer)
                 buffer /= self.runtime.world_size
+
+
+def _with(key: str, value: Any) -> str:
+    """A setting in words."""
+    return f"without {key}" if value is None else f"with {key} = {value}"
 
 
 def _names_of_others(module: nn.Module, parameters: list[nn.Parameter]) -> list[str]:

@@ -14,6 +14,7 @@ from common.training.method import FrozenTeacher, Method
 from common.training.runtime import Runtime
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # not their subclasses, which step by themselves
+IMPLEMENTATION = ("fused", "foreach", "capturable")  # flags in the groups of PyTorch's optimizers
 
 
 def apply_fast_path(method: Method, layout: torch.memory_format, runtime: Runtime) -> None:
@@ -27,7 +28,7 @@ def apply_fast_path(method: Method, layout: torch.memory_format, runtime: Runtim
 
 
 def use_fused(optimizer: torch.optim.Optimizer) -> None:
-    """Let `optimizer` update all parameters by one kernel, also after a state of other flags has been loaded.
+    """Let `optimizer` update all parameters by one kernel.
 
     On a GPU that saves launches; on a CPU it saves less than a hundredth of a step and costs the equality of bits with
     the optimiser as published, so it is left as it is there.
@@ -37,13 +38,25 @@ def use_fused(optimizer: torch.optim.Optimizer) -> None:
     flags = {"fused": True, "foreach": False}
     if "capturable" in optimizer.defaults:
         flags["capturable"] = optimizer.param_groups[0]["params"][0].is_cuda
-
-    def with_flags(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, "param_groups": [{**group, **flags} for group in state["param_groups"]]}
-
     for group in optimizer.param_groups:
         group.update(flags)
-    optimizer.register_load_state_dict_pre_hook(with_flags)
+
+
+def keep_implementation(optimizer: torch.optim.Optimizer) -> None:
+    """Let a state that is loaded into `optimizer` change what it computes with, and not by which kernels.
+
+    PyTorch keeps the choice of kernels among the hyperparameters: a run with `--plain`, or on a CPU, would go on fused
+    from the checkpoint of a GPU's run, and that one unfused from a published checkpoint.
+    """
+
+    def with_own(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        groups, own = state["param_groups"], optimizer.param_groups
+        if len(groups) != len(own):
+            return state  # which is refused with these numbers
+        kept = [{flag: group[flag] for flag in IMPLEMENTATION if flag in group} for group in own]
+        return {**state, "param_groups": [{**group, **flags} for group, flags in zip(groups, kept, strict=True)]}
+
+    optimizer.register_load_state_dict_pre_hook(with_own)
 
 
 def use_fused_loss_scaling(optimizer: torch.optim.Optimizer) -> None:

@@ -8,8 +8,11 @@ into the tables, beside KD, DKD and EDKD with the same teacher (edkd/README.md).
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
 from common.command_line import ArgumentParser, entry_point, find_path, positive
 from common.data import Batches, Dataset, RandAugment, load_dataset

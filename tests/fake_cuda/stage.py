@@ -30,7 +30,8 @@ from common.training.schedules import step_decay
 GPU = torch.device("cuda", 0)
 WAITS = {  # names of operators whose result, or its size, the host has to know
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "histc"),
-    *("unique_consecutive", "_unique2", "unique_dim", "_linalg_svd", "linalg_eigh", "_assert_async"),
+    *("unique_consecutive", "_unique2", "unique_dim", "_linalg_svd", "_linalg_eigh", "_assert_async"),
+    *("_linalg_check_errors", "linalg_eig", "linalg_lstsq", "linalg_pinv", "multinomial"),
 }
 
 

@@ -70,6 +70,9 @@ FAULTS = {
     "constant": (lambda m, x, y: (x * torch.tensor([2.0], device=GPU)).sum(), "from the host"),
     "boolean mask": (lambda m, x, y: x[y >= 0].sum(), "by a mask reads|reads from the device"),
     "nonzero": (lambda m, x, y: x[(y >= 0).nonzero()[:, 0]].sum(), "reads from the device"),
+    "eigenvalues": (lambda m, x, y: torch.linalg.eigh(x @ x.T).eigenvalues.sum(), "reads from the device"),
+    "inverse": (lambda m, x, y: torch.linalg.inv(x @ x.T).sum(), "reads from the device"),
+    "sample": (lambda m, x, y: x.sum() * torch.multinomial(x.exp(), 1).sum(), "reads from the device"),
     "to the host": (lambda m, x, y: x.cpu().sum(), "of the host inside a capture"),
 }
 

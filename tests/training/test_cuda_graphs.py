@@ -13,7 +13,7 @@ from common.errors import TrainingError, UserError
 from common.models import create_model
 from common.training.cuda_graphs import CaptureError, CudaGraphs, GraphedCallable, graphs_blocker
 from common.training.evaluation import Evaluation
-from common.training.fast_path import capture_blocker, use_fused
+from common.training.fast_path import capture_blocker, keep_implementation, use_fused
 from common.training.method import Step
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
@@ -122,6 +122,7 @@ def test_a_fused_optimiser_takes_the_state_of_another_and_stays_fused(kind):
 
     (network, plain), (other, fused) = built(), built()
     use_fused(fused)
+    keep_implementation(fused)
     for step in range(6):
         if step == 3:
             fused.load_state_dict(copy.deepcopy(plain.state_dict()))

@@ -292,11 +292,11 @@ def test_tf32_belongs_to_a_runs_settings(tmp_path):
 
     assert "tf32" not in built(False).settings  # runs of before the flag are resumed
     built(False)._save(1, is_best=False)
-    with pytest.raises(UserError, match="belongs to a run with tf32 = None, not True"):
+    with pytest.raises(UserError, match="belongs to a run without tf32, not with tf32 = True: give"):
         built(True).resume()
     built(True)._save(1, is_best=False)
     assert built(True).resume()
-    with pytest.raises(UserError, match="belongs to a run with tf32 = True, not None"):
+    with pytest.raises(UserError, match="belongs to a run with tf32 = True, not without tf32: give"):
         built(False).resume()
 
 

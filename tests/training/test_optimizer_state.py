@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.training.fast_path import keep_parameter_layout, use_fused, use_fused_loss_scaling
+from common.errors import UserError
+from common.training.fast_path import keep_implementation, keep_parameter_layout, use_fused, use_fused_loss_scaling
 from common.training.method import Step
 from common.training.runtime import Runtime
 from edkd.engine.dot import DOT
@@ -44,6 +45,7 @@ def continued(kind: str, keep: bool) -> tuple[Tensor, Tensor]:
     fast = network().to(memory_format=torch.channels_last)
     fused = KINDS[kind](fast.parameters())
     use_fused(fused)
+    keep_implementation(fused)
     if keep:
         keep_parameter_layout(fused)
     fused.load_state_dict(state)
@@ -139,6 +141,33 @@ def test_a_published_optimisers_state_is_laid_out_too(tmp_path):
     weight = training.method.student[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert training.optimizer.state[weight]["momentum_buffer"].stride() == weight.stride()
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_are_those_of_the_run_that_loads(kind, plain, tmp_path):
+    """`--plain` stays unfused after a GPU's checkpoint, a GPU's run fused after a plain one."""
+    runtime = Runtime(torch.device("cpu"), plain=plain)
+    training = trainer(tmp_path, Convolution(), runtime=runtime, make_optimizer=KINDS[kind])
+    optimizer = KINDS[kind](Convolution().parameters())
+    flags = {"fused": True, "foreach": False, "capturable": True} if plain else {"fused": False, "foreach": None}
+    for group in optimizer.param_groups:
+        group.update({flag: value for flag, value in flags.items() if flag in group}, lr=0.5)
+    if not plain:
+        use_fused(training.optimizer)  # what a GPU does besides
+    own = {flag: training.optimizer.param_groups[0].get(flag) for flag in flags}
+    training.restore_optimizer({"optim_dict": optimizer.state_dict()})
+    (group,) = training.optimizer.param_groups
+    assert {flag: group.get(flag) for flag in flags} == own
+    assert group["lr"] == 0.5  # what is computed with is loaded
+    assert bool(group["fused"]) != plain
+
+
+def test_a_state_of_other_groups_is_refused(tmp_path):
+    training, other = trainer(tmp_path, Convolution()), Convolution()
+    parts = [{"params": list(part.parameters())} for part in (other.student[0], other.student[3])]
+    with pytest.raises(UserError, match="no optimiser state that fits"):
+        training.restore_optimizer({"optim_dict": KINDS["SGD"](parts).state_dict()})
 
 
 # ----------------------------------------------------------------------------------------------------- loss scaling
