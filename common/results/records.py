@@ -233,15 +233,22 @@ def _teacher(content: dict[str, Any], settings: dict[str, Any]) -> str | None:
     teachers = described if isinstance(described, list) else [described]
     if not teachers or any(teacher.get("origin") is None for teacher in teachers):
         return None
-    names = settings.get("DISTILLER.TEACHER", "teacher")
-    names = names if isinstance(names, list) else [names]
     origins = [teacher["origin"] for teacher in teachers]
-    digests = str(settings.get("teacher")).split("+")
-    for i, origin in enumerate(origins):
-        if origin.startswith(TRAINED_HERE):
-            origins[i] = digests[i] = origin.partition(",")[0]  # without its accuracy
-            settings["teacher"] = "+".join(digests)
-    return ", ".join(f"{name}: {origin}" for name, origin in zip(names, origins, strict=True))
+    trained = [origin.partition(",")[0] if origin.startswith(TRAINED_HERE) else None for origin in origins]
+    if members := settings.get("teachers"):  # of an ensemble
+        names = [member["name"] for member in members]
+        settings["teachers"] = [
+            {**member, "checkpoint": here or member["checkpoint"]}
+            for member, here in zip(members, trained, strict=True)
+        ]
+    else:
+        names = settings.get("DISTILLER.TEACHER", "teacher")
+        names = names if isinstance(names, list) else [names]
+        if any(trained):
+            digests = str(settings.get("teacher")).split("+")
+            settings["teacher"] = "+".join(here or digest for here, digest in zip(trained, digests, strict=True))
+    shown = [here or origin for here, origin in zip(trained, origins, strict=True)]  # without its accuracy
+    return ", ".join(f"{name}: {origin}" for name, origin in zip(names, shown, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
