@@ -66,13 +66,17 @@ def natural(text: str) -> int:
 def nearest(name: str, names: Iterable[str], listed: str) -> str:
     """What to say about a name that there is not: those most like it, and how to see all.
 
+    Names that go on where the given one ends come first: `a/b_inferred` is nearer to `a/b` than `a/c` is.
+
     Args:
         name: what was given.
         names: all that there are.
         listed: a command that lists them.
     """
     by_case = {known.lower(): known for known in names}  # what differs in case alone is the nearest of all
-    close = [by_case[key] for key in difflib.get_close_matches(name.lower(), by_case, n=3, cutoff=0.5)]
+    matches = difflib.get_close_matches(name.lower(), by_case, n=len(by_case) or 1, cutoff=0.5)
+    matches.sort(key=lambda key: not key.startswith(name.lower()))
+    close = [by_case[key] for key in matches[:3]]
     others = f"also near: {', '.join(close[1:])}; " if close[1:] else ""
     return f"did you mean '{close[0]}'? ({others}`{listed}` lists all)" if close else f"`{listed}` lists all"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def read_ensemble(path: Path) -> EnsembleFile:
     if len(models) != len(names) or not models:
         raise UserError(f"{path} has {len(models)} models and {len(names)} names: give one of each for every member")
     weights = content.get("weights", [1.0] * len(models))
-    if not isinstance(weights, list) or not all(type(w) in (int, float) for w in weights):
-        raise UserError(f"{path}: 'weights' must be a list of numbers")
+    if not isinstance(weights, list) or not all(type(w) in (int, float) and math.isfinite(w) for w in weights):
+        raise UserError(f"{path}: 'weights' must be a list of finite numbers")
     if len(weights) != len(models):
         raise UserError(f"{path} has {len(weights)} weights for {len(models)} models")
     as_published = _as_published(models, names)

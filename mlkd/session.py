@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from common.training.schedules import Schedule
 from mlkd.data import PartBatches, dataset_name
 from mlkd.exits import Accuracies
 from mlkd.run_files import RunFiles
-from mlkd.teachers import PAPER
+from mlkd.teachers import PAPER, Teacher
 
 # Flags without which two runs are not the same, whatever is trained; a run is resumed with the same ones only
 FLAGS_THAT_MATTER = (
@@ -90,6 +90,7 @@ class Session:
         measure: Callable[[nn.Module], Accuracies],
         after_epoch: Callable[[], None] = lambda: None,
         report: Callable[[Accuracies, Accuracies, RunDirectory], dict[str, Any]] = lambda *_: {},
+        teachers: Sequence[Teacher] = (),
     ) -> None:
         """Train to the end, or from where `--resume` finds the run.
 
@@ -101,6 +102,7 @@ class Session:
             after_epoch: called on the main process.
             report: makes of the test accuracies of the chosen and of the last network more fields of the record;
                 called on the main process.
+            teachers: of the student; the record says where they come from.
         """
         trainer, files, args = self.trainer, self.files, self.args
         resumed = args.resume and trainer.resume()
@@ -121,6 +123,7 @@ class Session:
                     "runtime": self.runtime.settings(),
                     "data": self.data.describe(),
                     "budget": budget,
+                    **({"teacher": [teacher.origin() for teacher in teachers]} if teachers else {}),
                 },
                 events=files.directory / "tensorboard",
                 log_file=files.directory / "train.log",

@@ -17,6 +17,7 @@ from common.command_line import find_path, nearest
 from common.data import Normalization
 from common.errors import UserError
 from common.training.checkpoints import load_weights
+from common.training.runs import read_json
 
 PAPER = "mlkd"
 SUFFIXES = (".pth", ".pt", ".tar")  # of checkpoints
@@ -58,6 +59,19 @@ class Teacher:
     def describe(self) -> dict[str, str]:
         """What makes two teachers the same: name and content of the file, wherever that lies."""
         return {"name": self.name, "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]}
+
+    def origin(self) -> dict[str, str]:
+        """Where it lies, and whether `train_teacher.py` made it, whose record lies in the directory of its name."""
+        file = self.path.resolve()
+        try:
+            record = read_json(file.with_suffix("") / "run.json")
+            if record["status"] != "done" or record["settings"]["model"] != self.name:
+                raise KeyError(self.name)
+            epochs, accuracy = record["budget"]["epochs"], record["accuracy"]["best"]
+            origin = f"trained here for {epochs} epochs, test accuracy {accuracy:.2f}"
+        except (UserError, KeyError, TypeError):
+            origin = "given"
+        return {"path": str(file), "origin": origin}
 
 
 def is_architecture(name: str) -> bool:

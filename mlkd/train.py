@@ -144,6 +144,7 @@ def train(args: argparse.Namespace, runtime: Runtime) -> None:
         lambda student: accuracies(student, session.test, runtime),
         lambda: files.save_history(session.trainer.history),
         lambda best, last, run: report_exits(session, experiment, best, last, run),
+        teachers,
     )
 
 

@@ -107,6 +107,8 @@ def test_nearest_names():
     assert nearest("ResNet20", names, "ls").startswith("did you mean 'resnet20'?")
     assert nearest("resnet22", names, "ls").endswith("`ls` lists all)")
     assert nearest("transformer", names, "ls") == "`ls` lists all"
+    directories = ["resnet101_teacher", "resnet18_teacher", "resnet50_teacher_inferred"]
+    assert nearest("resnet50_teacher", directories, "ls").startswith("did you mean 'resnet50_teacher_inferred'?")
 
 
 @pytest.mark.parametrize(

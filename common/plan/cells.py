@@ -28,8 +28,8 @@ HEAD = f"""# Every published cell
 
 Made by `python -m common.plan.cells > docs/cells.md` from the plan; a test holds it against
 `experiments/reported.json`. Commands are typed in the paper's directory. Protocol: which epoch the published figure is
-of. Seeds: how many the budget `paper` runs. {DOUBT} marks figures that are very likely misprints, {REMARK} cells with
-a note below their table."""
+of. Seeds: how many the budget `paper` runs, with `--seed 0`, `--seed 1` and so on; a `seed` among the settings is the
+script's own. {DOUBT} marks figures that are very likely misprints, {REMARK} cells with a note below their table."""
 
 
 class Settings:
@@ -119,6 +119,7 @@ def render(experiments: Path = EXPERIMENTS) -> str:
             markdown(header, rows, left=2),
             *(f"{DOUBT} {misprint}." for misprint in section.misprints),
             *(f"{REMARK} {'; '.join(names)}: {note}." for note, names in section.cell_notes.items()),
+            *(f"Note: {note}" for note in table.notes),
         ]
     return "\n\n".join(blocks) + "\n"
 

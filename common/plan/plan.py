@@ -193,7 +193,8 @@ def select(
         tables: the published tables.
         papers: names of papers.
         table_patterns: shell patterns of table names.
-        cell_patterns: shell patterns of an experiment, or of a cell: "<table> <row> <column>".
+        cell_patterns: shell patterns of an experiment, or of a cell: "<table> <row> <column>", or with " | " between
+            them as the dry run prints it. A name taken literally will do too, whatever brackets are in it.
         left_out: shell patterns of `PlannedRun.name`: runs that must be chosen by a table's or a cell's pattern.
 
     Raises:
@@ -206,7 +207,7 @@ def select(
             key = table.paper, cell.experiment
             if key in of_tables:
                 of_tables[key].add(table.id)
-                of_cells[key].add(f"{table.id} {cell.row} {cell.column}")
+                of_cells[key] |= {separator.join((table.id, cell.row, cell.column)) for separator in (" ", " | ")}
     known_papers = sorted({run.paper for run in runs})
     known_tables = sorted(set().union(*of_tables.values()))
     for paper in papers:
@@ -238,4 +239,4 @@ def select(
 
 
 def _any_match(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns)

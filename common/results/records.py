@@ -164,7 +164,7 @@ def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
                 records.append(_record(content, file.parent))
             else:
                 unfinished[content["status"]] += 1
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             unreadable.append(f"Left out: {file} is not a complete record of a run.")
     counts = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
     return records, [*([f"Left out: runs that are not finished ({counts})."] if counts else []), *unreadable]
@@ -224,17 +224,31 @@ def _record(content: dict[str, Any], directory: Path) -> Record:
 
 
 def _teacher(content: dict[str, Any], settings: dict[str, Any]) -> str | None:
-    """Name and origin of the teacher.
+    """Name and origin of the teacher, or of each of several.
 
     One that was trained here is another one for each seed, and takes part in what a seed changes: in the settings how
     long it was trained takes the place of its digest, by which no two seeds would ever be averaged.
     """
-    origin = (content.get("teacher") or {}).get("origin")
-    if origin is None:
+    described = content.get("teacher") or []
+    teachers = described if isinstance(described, list) else [described]
+    if not teachers or any(teacher.get("origin") is None for teacher in teachers):
         return None
-    if origin.startswith(TRAINED_HERE):
-        origin = settings["teacher"] = origin.partition(",")[0]  # without its accuracy
-    return f"{settings.get('DISTILLER.TEACHER', 'teacher')}: {origin}"
+    origins = [teacher["origin"] for teacher in teachers]
+    trained = [origin.partition(",")[0] if origin.startswith(TRAINED_HERE) else None for origin in origins]
+    if members := settings.get("teachers"):  # of an ensemble
+        names = [member["name"] for member in members]
+        settings["teachers"] = [
+            {**member, "checkpoint": here or member["checkpoint"]}
+            for member, here in zip(members, trained, strict=True)
+        ]
+    else:
+        names = settings.get("DISTILLER.TEACHER", "teacher")
+        names = names if isinstance(names, list) else [names]
+        if any(trained):
+            digests = str(settings.get("teacher")).split("+")
+            settings["teacher"] = "+".join(here or digest for here, digest in zip(trained, digests, strict=True))
+    shown = [here or origin for here, origin in zip(trained, origins, strict=True)]  # without its accuracy
+    return ", ".join(f"{name}: {origin}" for name, origin in zip(names, shown, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

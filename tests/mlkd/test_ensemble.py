@@ -203,7 +203,8 @@ BAD_FILES = {
     "lengths": ('{"models": ["a.pth"], "names": ["resnet18", "resnet34"]}', "1 models and 2 names"),
     "none": ('{"models": [], "names": []}', "0 models"),
     "weights": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1, 2]}', "2 weights for 1 models"),
-    "words": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": ["1"]}', "must be a list of numbers"),
+    "words": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": ["1"]}', "must be a list of finite numbers"),
+    "not a number": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [NaN]}', "a list of finite numbers"),
 }
 
 

@@ -57,6 +57,7 @@ def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets
     assert run["experiment"] == "oxford-iiit ensemble --image-size 64"
     assert run["settings"]["method"] == "MultiLevel"
     assert [(t["name"], t["weight"]) for t in run["settings"]["teachers"]] == [(TEACHER, 0.9), (TEACHER, 1.1)]
+    assert [t["origin"] for t in run["teacher"]] == ["given", "given"]
     assert run["settings"]["global_batch_size"] == 6
     log = (models / "student/train.log").read_text()
     assert "config.json: timm's names are those in 'names', checkpoints those in 'models'" in log
@@ -94,6 +95,9 @@ def test_a_teacher_made_here(run_script, where, directory):
     assert ended.code == 0, ended.stderr
     assert f"timm normalises images for {network} by mean (0.485" in ended.stdout
     assert (directory / "models/mlkd_student.pth").is_file()
+    (teacher,) = record(directory / "models/mlkd_student")["teacher"]
+    assert teacher["origin"] == f"trained here for 2 epochs, test accuracy {run['accuracy']['best']:.2f}"
+    assert teacher["path"] == str((directory / "models/teacher.pth").resolve())
 
 
 def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, monkeypatch):

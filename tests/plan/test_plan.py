@@ -358,6 +358,9 @@ def test_selection_takes_what_the_chosen_runs_need():
         "base_experiments/base_resnet50",
         "kd_experiments/resnet18_distill/resnet50_teacher",
     ]
+    assert select(RUNS, TABLES, cell_patterns=["tfkd/reg | resnet18 | normal KD [resnet50]"]) == chosen, (
+        "as it is printed"
+    )
     assert len(select(RUNS, TABLES)) == len(RUNS)
     assert len(select(RUNS, TABLES, table_patterns=["tfkd/base*"])) == 7
     assert len(select(RUNS, TABLES, cell_patterns=["base_experiments/base_resnet18"])) == 1

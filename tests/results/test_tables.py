@@ -259,6 +259,54 @@ def test_teachers_are_named_with_their_origin_and_one_for_each_seed_is_no_other_
     assert "teachers: net: released with mdistiller;" in text
 
 
+def test_several_teachers_are_each_named_with_their_origin(tmp_path):
+    experiments = write_tables(tmp_path / "e", [["r", {"value": 70.0}]], cells={"p/t": {"r": ["x"]}}, protocol="best")
+    for seed in (0, 1):
+        origins = [f"trained here for 240 epochs, test accuracy 7{seed}.00", "released with mdistiller"]
+        teacher = [{"path": "/some/file", "origin": origin} for origin in origins]
+        settings = {"seed": seed, "DISTILLER.TEACHER": ["net", "other"], "teacher": f"digest {seed}+released"}
+        write_run(tmp_path / f"runs/{seed}", "x", 70 + seed, 70, paper="p", teacher=teacher, settings=settings)
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "70.50 ± 0.71"
+    assert "teachers: net: trained here for 240 epochs, other: released with mdistiller." in text
+    settings = {"seed": 2, "DISTILLER.TEACHER": ["net", "other"], "teacher": "digest 2+another"}
+    write_run(tmp_path / "runs/2", "x", 72, 70, paper="p", teacher=teacher, settings=settings, started="2099-01-01")
+    assert row(rendered(tmp_path / "runs", experiments=experiments), "r")[2] == "72.00", "another second teacher"
+
+
+def test_seeds_of_an_ensemble_are_averaged_though_each_has_teachers_of_its_own(tmp_path):
+    experiments = write_tables(tmp_path / "e", [["r", {"value": 70.0}]], cells={"p/t": {"r": ["x"]}}, protocol="best")
+
+    def write(seed: int, weight: float) -> None:
+        teacher = [{"path": "/f", "origin": f"trained here for 30 epochs, test accuracy 7{seed}.00"}]
+        settings = {"seed": seed, "teachers": [{"name": "net", "checkpoint": f"digest {seed}", "weight": weight}]}
+        started = f"2026-01-0{seed + 1}"
+        write_run(
+            tmp_path / f"runs/{seed}",
+            "x",
+            70 + seed,
+            70,
+            paper="p",
+            teacher=teacher,
+            settings=settings,
+            started=started,
+        )
+
+    write(0, 0.9)
+    write(1, 0.9)
+    text = rendered(tmp_path / "runs", experiments=experiments)
+    assert row(text, "r")[2] == "70.50 ± 0.71"
+    assert "teachers: net: trained here for 30 epochs." in text
+    write(2, 0.8)
+    assert row(rendered(tmp_path / "runs", experiments=experiments), "r")[2] == "72.00", "other weights"
+
+
+def test_a_record_of_another_shape_is_left_out(tmp_path):
+    write_run(tmp_path / "a", BASELINE, 75.0, 74.0, teacher=["by name alone"])
+    text = rendered(tmp_path)
+    assert f"Left out: {tmp_path / 'a' / 'run.json'} is not a complete record of a run." in text
+
+
 def test_a_figure_that_some_runs_lack_is_not_averaged_over_the_others(tmp_path):
     write_run(tmp_path / "a", BASELINE, 75.0, 74.0, selected_by_validation=74.5)
     write_run(tmp_path / "b", BASELINE, 76.0, 75.0, 1)
