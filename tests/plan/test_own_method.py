@@ -40,6 +40,7 @@ def test_a_method_of_ones_own_stands_in_the_table(tmp_path):
         shutil.copytree(
             REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "measured")
         )
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     write_distiller(tmp_path)
     ((file, plan),) = re.findall(r"`(experiments/[\w/.]+)`\n\n```json\n(.*?)```", section(), flags=re.DOTALL)
     (tmp_path / file).write_text(plan)
