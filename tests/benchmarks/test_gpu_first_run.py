@@ -52,6 +52,7 @@ def test_a_run_in_miniature(first_run):
     assert ended.code == 0, ended.stdout + ended.stderr
     lines = ended.stdout.splitlines()
     status = {verdict["name"]: verdict["status"] for verdict in content["verdicts"]}
+    assert status.pop("layouts / tfkd/shufflenet_v2, fp32") in (OK, NOTE)  # what a loaded CPU measures
     assert status == {
         "steps / edkd KD": OK,
         "steps / edkd KDSVD": NOTE,
@@ -63,7 +64,6 @@ def test_a_run_in_miniature(first_run):
         "speed / edkd, plain": OK,
         "speed / edkd, plain, tf32": ABSENT,
         "speed / edkd, plain, bf16": OK,
-        "layouts / tfkd/shufflenet_v2, fp32": content["verdicts"][-1]["status"],  # what a loaded CPU measures
     }
     assert all(any(name in line for line in lines) for name in status)
     text = (output / "summary.md").read_text()
