@@ -218,7 +218,8 @@ class Trainer:
         self._phase: float | None = None  # of it: steps of one phase are the same
         self._sums = EpochSums(runtime)
         self._graphed_step: GraphedCallable | None = None
-        self.messages: list[str] = []  # on how this run computes, for its log
+        # on how this run computes, for its log; people's own batches need not have one
+        self.messages: list[str] = [message for message in [getattr(train, "message", None)] if message]
         if runtime.device.type == "cuda" and not runtime.plain:
             use_fused(self.optimizer)
             if self.scaler.is_enabled():
@@ -517,18 +518,17 @@ class Trainer:
             TrainingError: a figure of the epoch, or the state after it, is not finite where it was so at the beginning.
         """
         state = {"weights": self._trained_state(), "optimizer": self.optimizer.state_dict()["state"]}
-        bad = sorted(nonfinite_names(line) | nonfinite_names(state) - self._nonfinite_before)
+        bad = [f"the {name.replace('/', ' ')}" for name in sorted(nonfinite_names(line))]
+        bad += [f"'{name}'" for name in sorted(nonfinite_names(state) - self._nonfinite_before)]
         if self.runtime.distributed:
             flag = torch.tensor(float(bool(bad)), device=self.runtime.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
-            bad = bad or ["something in another process"] * int(flag)
-        if not bad:
-            return
-        what = f"the {bad[0].replace('/', ' ')}" if "/" in bad[0] else bad[0]
-        raise TrainingError(
-            f"{what} is not finite after epoch {line['epoch'] + 1}: training stops; the checkpoints hold the last good "
-            "epoch (a lower learning rate may help)"
-        )
+            bad = bad or ["the state of another process"] * int(flag)
+        if bad:
+            raise TrainingError(
+                f"{bad[0]} is not finite after epoch {line['epoch'] + 1}: training stops; the checkpoints hold the "
+                "last good epoch (a lower learning rate may help)"
+            )
 
     def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
@@ -632,7 +632,13 @@ class Trainer:
         if not figures:
             return {}
         values = reduce_sum(torch.stack([value.detach().double() for value in figures.values()]), self.runtime)
-        return dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
+        means = dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
+        for name in sorted(nonfinite_names(means)):
+            self.messages.append(
+                f"warning: {name} of epoch {self._epoch + 1} is not finite and is left out of the record"
+            )
+            del means[name]
+        return means
 
     def _average_running_statistics(self, network: nn.Module) -> None:
         """Give all processes the same batch-norm statistics: the mean of theirs."""
