@@ -1,12 +1,11 @@
-"""Learning curves as SVG: accuracy by epoch, one line a run. Colours and type come from the page's style."""
+"""Learning curves as pictures: accuracy by epoch, one line a run. Here is where things lie; the page draws them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from common.results.markup import Html, tag
 from common.results.records import Curve
 
 Point = tuple[float, float]
@@ -16,45 +15,81 @@ _SPACING = 2.0  # pixels between points; a longer curve is thinned out
 
 
 @dataclasses.dataclass(frozen=True)
+class PlotLine:
+    """A run's line.
+
+    Attributes:
+        name: what it is called.
+        color: number of its class in the style.
+        points: (x, y) in pixels.
+    """
+
+    name: str
+    color: int
+    points: tuple[Point, ...]
+
+    @property
+    def path(self) -> str:
+        return " ".join(f"{x},{y}" for x, y in self.points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A picture, in pixels.
+
+    Attributes:
+        label: what it shows, in words.
+        width, height: of the picture; left, right, bottom: of the frame in it.
+        lines: one a run.
+        x_ticks, y_ticks: (place, text) along the axes.
+        published: (y, text) of the published figure; None where it is not drawn.
+    """
+
+    label: str
+    width: int
+    height: int
+    left: float
+    right: float
+    bottom: float
+    lines: tuple[PlotLine, ...]
+    x_ticks: tuple[tuple[float, str], ...] = ()
+    y_ticks: tuple[tuple[float, str], ...] = ()
+    published: tuple[float, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class _Frame:
-    """Maps epochs and accuracies into a box of an image."""
+    """Maps epochs and accuracies into a box of a picture."""
 
     left: float
     top: float
     right: float
     bottom: float
-    epochs: tuple[float, float]
-    accuracies: tuple[float, float]
+    epochs: Point
+    accuracies: Point
 
     def x(self, epoch: float) -> float:
-        return self.left + (self.right - self.left) * _share(epoch, *self.epochs)
+        return round(self.left + (self.right - self.left) * _share(epoch, *self.epochs), 1)
 
     def y(self, accuracy: float) -> float:
-        return self.bottom - (self.bottom - self.top) * _share(accuracy, *self.accuracies)
+        return round(self.bottom - (self.bottom - self.top) * _share(accuracy, *self.accuracies), 1)
 
-    def curve(self, curve: Curve, color: int, title: str) -> Html:
-        """The line, and a dot where it ends."""
-        points = _thinned(curve.points, int((self.right - self.left) / _SPACING))
-        path = " ".join(f"{self.x(epoch):.1f},{self.y(accuracy):.1f}" for epoch, accuracy in points)
-        end, last = points[-1]
-        return tag(
-            "g",
-            tag("title", title),
-            tag("polyline", points=path),
-            tag("circle", cx=f"{self.x(end):.1f}", cy=f"{self.y(last):.1f}", r="2"),
-            class_=f"seed-{color % COLORS}",
+    def lines(self, curves: Mapping[str, Curve]) -> tuple[PlotLine, ...]:
+        most = int((self.right - self.left) / _SPACING)
+        return tuple(
+            PlotLine(name, i % COLORS, tuple((self.x(e), self.y(a)) for e, a in _thinned(curve.points, most)))
+            for i, (name, curve) in enumerate(curves.items())
         )
 
 
-def sparkline(curves: dict[str, Curve]) -> Html:
+def sparkline(curves: Mapping[str, Curve]) -> Plot:
     """Small lines without axes. `curves` maps what a line is called to the line."""
     width, height = 88, 24
     frame = _Frame(2, 3, width - 3, height - 3, *_ranges(curves.values()))
-    lines = [frame.curve(curve, i, name) for i, (name, curve) in enumerate(curves.items())]
-    return _svg("sparkline", width, height, _label(curves), *lines)
+    return Plot(_label(curves), width, height, frame.left, frame.right, frame.bottom, frame.lines(curves))
 
 
-def chart(curves: dict[str, Curve], published: float | None = None) -> Html:
+def chart(curves: Mapping[str, Curve], published: float | None = None) -> Plot:
     """Lines with axes.
 
     Args:
@@ -65,29 +100,16 @@ def chart(curves: dict[str, Curve], published: float | None = None) -> Html:
     epochs, accuracies = _ranges(curves.values(), *([] if published is None else [published]))
     marks = ticks(*accuracies)
     frame = _Frame(38, 10, width - 20, height - 32, epochs, (marks[0], marks[-1]))
-    parts = []
-    for tick in marks:
-        y = f"{frame.y(tick):.1f}"
-        parts.append(tag("line", x1=str(frame.left), x2=str(frame.right), y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", f"{tick:g}", x=str(frame.left - 6), y=y, dy="0.32em", text_anchor="end"))
-    for tick in _epoch_ticks(*epochs):
-        x = f"{frame.x(tick):.1f}"
-        parts.append(tag("text", f"{tick:g}", x=x, y=str(frame.bottom + 15), text_anchor="middle"))
-    parts.append(tag("text", "epoch", x=str(frame.right), y=str(height - 3), text_anchor="end"))
-    if published is not None:
-        y = f"{frame.y(published):.1f}"
-        parts.append(tag("line", x1=str(frame.left), x2=str(frame.right), y1=y, y2=y, class_="published"))
-        parts.append(tag("text", f"published {published:.2f}", x=str(frame.left + 4), y=y, dy="-0.4em"))
-    parts += [frame.curve(curve, i, name) for i, (name, curve) in enumerate(curves.items())]
-    return _svg("chart", width, height, _label(curves), *parts)
+    return Plot(
+        _label(curves),
+        *(width, height, frame.left, frame.right, frame.bottom, frame.lines(curves)),
+        x_ticks=tuple((frame.x(tick), f"{tick:g}") for tick in _epoch_ticks(*epochs)),
+        y_ticks=tuple((frame.y(tick), f"{tick:g}") for tick in marks),
+        published=None if published is None else (frame.y(published), f"{published:.2f}"),
+    )
 
 
-def _svg(kind: str, width: int, height: int, label: str, *children: Html) -> Html:
-    size = {"viewBox": f"0 0 {width} {height}", "width": str(width), "height": str(height)}
-    return tag("svg", *children, **size, class_=kind, role="img", aria_label=label)
-
-
-def _label(curves: dict[str, Curve]) -> str:
+def _label(curves: Mapping[str, Curve]) -> str:
     ends = ", ".join(f"{name} {curve.points[-1][1]:.2f}" for name, curve in curves.items())
     return f"Accuracy by epoch; at the end: {ends}"
 

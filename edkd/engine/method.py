@@ -24,6 +24,7 @@ from edkd.engine.dot import DOT
 from edkd.engine.experiment import INPUT_SIZES, PAIRED
 from edkd.engine.explain import explain
 from edkd.engine.node import Node
+from edkd.engine.own_state import OwnState
 from edkd.engine.registry import distiller_class
 from edkd.engine.signatures import construct, training_keywords
 from edkd.engine.solver import make_optimizer
@@ -53,6 +54,7 @@ class Distillation(Method):
         self.channels_last = getattr(distiller, "channels_last", False)
         self.keywords = training_keywords(distiller)
         self.messages: list[str] = []  # for the run's log
+        self.own_state = OwnState(distiller)
         learnable = self._learnable()
         if unknown := learnable - {id(p) for p in distiller.parameters()}:
             raise UserError(
@@ -78,6 +80,12 @@ class Distillation(Method):
             random.seed(seed)
             np.random.seed(seed)
         return super().train(mode)
+
+    def get_extra_state(self) -> dict:
+        return self.own_state.capture()
+
+    def set_extra_state(self, state: dict) -> None:
+        self.messages += self.own_state.restore(state)
 
     def _learnable(self) -> set[int]:
         learnable = list(self.distiller.get_learnable_parameters())
@@ -194,7 +202,7 @@ def make_method(
         kind = cfg.DISTILLER.TYPE
         raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
     method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
-    method.messages = messages
+    method.messages += messages
     return method
 
 

@@ -125,7 +125,7 @@ def test_every_parameter_file_runs_or_stops_as_published(directory, mode, use, t
 
 README_COMMANDS = [
     tuple(shlex.split(line)[2:])
-    for line in (REPOSITORY / "README.md").read_text().splitlines()
+    for line in (REPOSITORY / "tfkd" / "README.md").read_text().splitlines()
     if line.startswith("python main.py --model_dir experiments/") and "--method" not in line
 ]
 

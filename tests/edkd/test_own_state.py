@@ -1,0 +1,159 @@
+"""What a distiller keeps in Python, over a checkpoint and `--resume`."""
+
+import collections
+import io
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from common.models import create_model
+from common.training.engine import Trainer
+from edkd.distillers._base import Distiller, student_view, teacher_view
+from edkd.engine.method import Distillation
+from edkd.engine.own_state import OwnState
+
+BODY = """
+import collections
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ._base import Distiller
+
+
+class Theirs(Distiller):
+    def __init__(self, student, teacher, cfg):
+        super(Theirs, self).__init__(student, teacher)
+        self.critic = nn.Linear(64, 1)
+        self.optimizers = [torch.optim.Adam(self.critic.parameters(), lr=0.05)]
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizers[0], [3, 5], 0.3)
+        self.steps, self.average, self.center = 0, None, torch.zeros(64)
+        self.memory = []
+        self.queue = collections.deque(maxlen=2)
+
+    def forward_train(self, image, target, **kwargs):
+        logits, feature = self.student(image)
+        pooled = feature["pooled_feat"]
+        loss = (self.critic(pooled.detach()) - 1).pow(2).mean()
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        self.optimizers[0].step()
+        self.schedule.step()
+        self.steps += 1
+        self.average = np.float64(loss.item()) if self.average is None else 0.9 * self.average + 0.1 * loss.item()
+        self.center = 0.9 * self.center + 0.1 * pooled.detach().mean(0)
+        self.memory.append(pooled.detach().mean())
+        QUEUE
+        pull = (pooled - self.center).pow(2).mean() + self.critic(pooled).mean() * self.average
+        return logits, {"loss_ce": F.cross_entropy(logits, target), "loss_kd": pull + 0.1 * self.steps * self.memory[0]}
+"""
+
+
+@pytest.fixture
+def train(run_script, generated_data, tmp_path):
+    """`train(source, project, *flags)`: two epochs of two steps."""
+    torch.save({"model": create_model("resnet14", 100).state_dict()}, tmp_path / "teacher.pth")
+    words = ["DISTILLER.TEACHER", "resnet14", "DISTILLER.TEACHER_CKPT", str(tmp_path / "teacher.pth")]
+    words += ["DISTILLER.STUDENT", "resnet8", "SOLVER.EPOCHS", "2", "SOLVER.BATCH_SIZE", "20", "EXPERIMENT.TAG", "x"]
+    words += ["LOG.WANDB", "False", "LOG.PREFIX", str(tmp_path / "output"), "--data-dir", str(generated_data)]
+    words += ["--no-download", "--device", "cpu", "--limit-train-batches", "2", "--limit-eval-batches", "1"]
+
+    def run(source: str, project: str, *flags: str):
+        return run_script("train", *words, "DISTILLER.TYPE", source, "EXPERIMENT.PROJECT", project, *flags)
+
+    return run
+
+
+def resumed_losses(train, monkeypatch, tmp_path, body: str) -> tuple[list[float], list[float], str]:
+    """Losses of an unbroken run and of one that was stopped after its first epoch; and what the second said."""
+    file = tmp_path / "Theirs.py"
+    file.write_text(body)
+    source = f"{file}:Theirs"
+    assert train(source, "whole").code == 0
+    run_epoch = Trainer._run_epoch
+
+    def stop(self, epoch, *rest):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        run_epoch(self, epoch, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_run_epoch", stop)
+        assert train(source, "broken").code != 0
+    ended = train(source, "broken", "--resume")
+    assert ended.code == 0, ended.stderr
+    whole, broken = (
+        [json.loads(line)["train/loss"] for line in next((tmp_path / "output" / name).glob("*/metrics.jsonl")).open()]
+        for name in ("whole", "broken")
+    )
+    return whole, broken, ended.stdout
+
+
+def test_resumed_is_as_unbroken(train, monkeypatch, tmp_path):
+    whole, broken, said = resumed_losses(train, monkeypatch, tmp_path, BODY.replace("QUEUE", "pass"))
+    assert len(whole) == 2
+    assert whole == broken
+    assert "starts anew" not in said
+
+
+def test_without_it_a_resumed_run_is_another(train, monkeypatch, tmp_path):
+    monkeypatch.setattr(OwnState, "restore", lambda self, state: [])
+    whole, broken, _ = resumed_losses(train, monkeypatch, tmp_path, BODY.replace("QUEUE", "pass"))
+    assert whole[0] == broken[0]
+    assert whole[1] != broken[1]
+
+
+def test_what_cannot_be_saved_is_said(train, monkeypatch, tmp_path):
+    body = BODY.replace("QUEUE", "self.queue.append(loss.item())")
+    *_, said = resumed_losses(train, monkeypatch, tmp_path, body)
+    assert "Theirs.queue (deque) is not part of checkpoints: it starts anew" in said
+    assert said.count("starts anew") == 1
+
+
+class Keeper(Distiller):
+    """Attributes of all kinds."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().__init__(student, teacher)
+        self.head = nn.Linear(2, 2)
+        self.parts = list(self.head.parameters())
+        self.constant, self.counts, self.table = 3.0, [1, 2], {"a": torch.zeros(2)}
+        self.other_name = self.table
+        self.loss = lambda x: x
+
+
+def keeper() -> Keeper:
+    student, teacher = create_model("resnet8"), create_model("resnet8")
+    return Keeper(student_view(student), teacher_view(teacher))
+
+
+def test_only_what_changed_is_saved_and_names_stay_together():
+    first, second = keeper(), keeper()
+    state = OwnState(first)
+    assert state.capture() == {"objects": {}, "values": {}, "unsaved": {}}
+    first.counts.append(5)
+    first.table["a"] += 1
+    first.parts.append(nn.Parameter(torch.ones(1)))
+    first.seen = collections.OrderedDict(x=1)
+    saved = state.capture()
+    assert sorted(saved["values"]) == ["counts", "other_name", "table"]
+    assert saved["unsaved"] == {"seen": "OrderedDict"}
+    messages = OwnState(second).restore(saved)
+    assert second.counts == [1, 2, 5]
+    assert second.other_name is second.table
+    assert second.table["a"].tolist() == [1, 1]
+    assert messages == ["Keeper.seen (OrderedDict) is not part of checkpoints: it starts anew"]
+
+
+def test_the_safe_loader_reads_it():
+    method = Distillation(keeper())
+    method.distiller.constant = 4
+    data = io.BytesIO()
+    torch.save(method.state_dict(), data)
+    data.seek(0)
+    other = Distillation(keeper())
+    other.load_state_dict(torch.load(data, weights_only=True))
+    assert other.distiller.constant == 4
