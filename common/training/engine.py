@@ -38,6 +38,7 @@ from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
 from common.training.saved_state import (
     MismatchError,
+    is_empty,
     nonfinite_names,
     parameters_of,
     require_finite,
@@ -313,7 +314,14 @@ class Trainer:
         if type(epoch) is not int or not 1 <= epoch <= self.epochs:
             raise MismatchError(f"it says that {epoch!r:.40} of {self.epochs} epochs are finished")
         require_keys(state, own["training"], "training")
-        require_weights(state["weights"], own["training"]["weights"], "training.weights")
+        expected = own["training"]["weights"]
+        if (extra := "_extra_state") in expected and extra not in state["weights"] and is_empty(expected[extra]):
+            # of before the method kept anything besides tensors
+            expected = {key: value for key, value in expected.items() if key != extra}
+            self.messages.append(
+                "warning: the checkpoint has nothing but tensors: what else the method learns begins anew"
+            )
+        require_weights(state["weights"], expected, "training.weights")
         require_weights(content[self.files.weights_key], own[self.files.weights_key], self.files.weights_key)
         optimizer = content[self.files.optimizer_key]
         require_keys(optimizer, {"state": None, "param_groups": None}, "optimizer")

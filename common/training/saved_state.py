@@ -45,6 +45,11 @@ def _leaves(state: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, f"{name}.{key}" if name else str(key))
 
 
+def is_empty(state: Any) -> bool:
+    """Whether nested `state` holds nothing but empty containers."""
+    return not any(True for _ in _leaves(state))
+
+
 def _is_inexact(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
