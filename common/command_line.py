@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from common.errors import TrainingError, UserError
+from common.errors import TrainingError, UserError, is_out_of_memory, memory_shortage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -63,6 +63,19 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def is_inside(path: str) -> bool:
+    """Whether a path that somebody chose as a name stays below the directory that it is appended to."""
+    parts = Path(path).parts
+    return path.isprintable() and not Path(path).is_absolute() and ".." not in parts
+
+
+def plain_name(text: str) -> str:
+    """Type of a flag: one part of a path, which names what a script writes."""
+    if text in ("", ".", "..") or "/" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: it names files, and a / or .. would move them")
+    return text
+
+
 def nearest(name: str, names: Iterable[str], listed: str) -> str:
     """What to say about a name that there is not: those most like it, and how to see all.
 
@@ -99,8 +112,13 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _leave("; ".join(["stopped", *map(str, advice.args)]), 130)
         except BrokenPipeError:
             os._exit(141)  # the reader of our output has gone; nothing can be said any more
-        except OSError as error:  # such as a full disk
-            _leave(f"error: {error}", 1)
+        except Exception as error:
+            if is_out_of_memory(error):  # outside of training, which says itself what to lower
+                advice = "take a smaller batch size or image size, fewer workers or processes, or more memory"
+                _leave(f"error: {memory_shortage(error)}; {advice}", 1)
+            if isinstance(error, OSError):  # such as a full disk
+                _leave(f"error: {error}", 1)
+            raise
 
     return run
 

@@ -73,6 +73,11 @@ class EnlargedBatches:
         """Samples an epoch, over all processes."""
         return self.small.samples
 
+    @property
+    def message(self) -> str | None:
+        """For the log, where samples are left out."""
+        return self.small.message
+
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch; this process's share of each."""
         random = np.random.default_rng([self.small.seed, epoch, 1])

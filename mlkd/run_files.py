@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,10 +71,3 @@ class RunFiles:
             "valid_acc": [line["validation/accuracy"] / 100 for line in lines],
         }
         write_json(self.history, {"distil": columns})
-
-
-def name_flag(text: str) -> str:
-    """Type of `--name`: one part of a path."""
-    if not text or Path(text).name != text:
-        raise argparse.ArgumentTypeError(f"'{text}' must be a plain name: files go to models/<name>.pth")
-    return text

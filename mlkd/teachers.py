@@ -15,7 +15,7 @@ from torch import nn
 
 from common.command_line import find_path, nearest
 from common.data import Normalization
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 from common.training.checkpoints import load_weights
 from common.training.runs import read_json
 
@@ -107,7 +107,9 @@ def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.M
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about names since changed
             network = timm.create_model(name, pretrained=pretrained, num_classes=given.classes)
-    except Exception as error:
+    except Exception as error:  # whatever timm, a network or what it fetches weights with may raise
+        if is_out_of_memory(error):
+            raise
         if not pretrained:
             raise UserError(f"timm cannot build {name} for {given.classes} classes ({_first_line(error)})") from error
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from common.command_line import ArgumentParser, entry_point, find_path, positive
+from common.command_line import ArgumentParser, entry_point, find_path, plain_name, positive
 from common.errors import UserError
 from common.training.checkpoints import write_atomically
 from common.training.launch import is_launched, launch_processes
@@ -24,7 +24,7 @@ from mlkd.ensemble import Ensemble, EnsembleFile, read_ensemble
 from mlkd.exits import Accuracies, ExitFigures, accuracies, multiply_adds, picture, table
 from mlkd.methods import MultiLevel
 from mlkd.mixing import Mixing
-from mlkd.run_files import RunFiles, name_flag
+from mlkd.run_files import RunFiles
 from mlkd.session import Session
 from mlkd.student import EXITS, MultiResNetV2, plain_state
 from mlkd.teachers import PAPER, Input, Teacher, load_teachers, require_architecture
@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--world-size", type=positive, default=1, metavar="N", help="processes on this machine, one a GPU")
     add_data_flags(parser)
     add("-e", "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="how many to train")
-    add("-n", "--name", type=name_flag, default="mlkd_student", help="of the student's files")
+    add("-n", "--name", type=plain_name, default="mlkd_student", help="of the student's files")
     add("-c", "--checkpoint", help="the teacher's weights")
     add("-m", "--model", help="the teacher, by timm's name")
     add("--mixup-alpha", type=float, default=METHOD_FLAGS["mixup_alpha"], help="of mixup; 0 for none")

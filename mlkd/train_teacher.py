@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any di
 
 import torch
 
-from common.command_line import ArgumentParser, entry_point, positive
+from common.command_line import ArgumentParser, entry_point, plain_name, positive
 from common.training.evaluation import evaluate
 from common.training.launch import is_launched, launch_processes
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
@@ -21,7 +21,7 @@ from common.training.schedules import step_decay
 from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
 from mlkd.methods import FineTuning
 from mlkd.mixing import Mixing
-from mlkd.run_files import RunFiles, name_flag
+from mlkd.run_files import RunFiles
 from mlkd.session import Session
 from mlkd.teachers import create_network, require_architecture
 
@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("-m", "--model", required=True, help="timm's name; a tag chooses the weights that training starts from")
-    add("-n", "--name", type=name_flag, required=True, help="of the teacher's files")
+    add("-n", "--name", type=plain_name, required=True, help="of the teacher's files")
     add("--no-pretrained", action="store_true", help="start from random weights, not from timm's")
     add("--world-size", type=positive, default=1, metavar="N", help="processes on this machine, one a GPU")
     add_data_flags(parser)

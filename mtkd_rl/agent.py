@@ -116,12 +116,15 @@ def over_processes(sums: Tensor) -> Tensor:
 
 
 def standardise(reward: Tensor) -> tuple[Tensor, Tensor]:
-    """(R - mean) / (unbiased) deviation over all entries of the batch, of all processes; and their number."""
+    """(R - mean) / (unbiased) deviation over all entries of the batch, of all processes; and their number.
+
+    Of a single entry it is 0: there is nothing that it could be better than.
+    """
     precise = reward.double()
     count = torch.full_like(precise.sum(), precise.numel())
     count, total, squares = over_processes(torch.stack([count, precise.sum(), precise.square().sum()]))
     mean = total / count
-    deviation = ((squares - count * mean**2) / (count - 1)).clamp_min(0).sqrt()
+    deviation = ((squares - count * mean**2) / (count - 1).clamp_min(1)).clamp_min(0).sqrt()
     return ((precise - mean) / deviation.clamp_min(1e-12)).to(reward.dtype), count.to(reward.dtype)
 
 

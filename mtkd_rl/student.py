@@ -247,7 +247,10 @@ def run_directory(args: argparse.Namespace, settings: dict[str, Any], runtime: R
 def latest_run(root: Path, prefix: str, settings: dict[str, Any]) -> Path | None:
     """The run with these settings that began last."""
     found = []
-    for file in root.glob(f"{prefix}*/run.json"):
+    for directory in root.iterdir() if root.is_dir() else ():
+        file = directory / "run.json"
+        if not directory.name.startswith(prefix):  # no pattern: a name may have the characters of one
+            continue
         try:
             record = json.loads(file.read_text())
             if record["settings"] == json.loads(json.dumps(settings)):

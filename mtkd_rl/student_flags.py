@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.command_line import ArgumentParser, natural, positive
+from common.command_line import ArgumentParser, natural, plain_name, positive
 from mtkd_rl.experiment import (
     DATASETS,
     MILESTONES,
@@ -40,7 +40,7 @@ def student_parser(description: str) -> ArgumentParser:
     add("--dataset", choices=DATASETS, default="cifar100", help="published with CIFAR-100's images whatever it said")
     add("--data", nargs="?", default=DATA, help="directory of data sets; the published default means --data-dir")
     add("--checkpoint-dir", default="./checkpoint", help="where runs go")
-    add("--trial", default="1", help="names the run")
+    add("--trial", type=plain_name, default="1", help="names the run")
     add(
         "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
     )

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.command_line import entry_point, natural, positive
+from common.command_line import entry_point, natural, plain_name, positive
 from common.models import Network
 from common.training.engine import Accuracies, CheckpointFiles, Trainer
 from common.training.method import Method, Step
@@ -96,7 +96,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--momentum", type=amount, default=0.9, help="of SGD")
     add("--data-folder", default=DATA_FOLDER, help="directory of data sets; the published default means --data-dir")
     add("--checkpoint-dir", default="./checkpoint", help="where runs go")
-    add("-t", "--trial", default="0", help="names the run")
+    add("-t", "--trial", type=plain_name, default="0", help="names the run")
     add("--num_workers", type=natural, default=8, help="processes that decode large images")
     add("--gpu_id", default="0", help="GPUs to use, such as 0 or 0,1")
     add("--multiprocessing-distributed", action="store_true", help="one process a GPU")

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any di
 import torch
 from torch import nn
 
-from common.command_line import ArgumentParser, entry_point, natural, positive
+from common.command_line import ArgumentParser, entry_point, natural, plain_name, positive
 from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
 from common.training.engine import Accuracies, Trainer
@@ -55,7 +55,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--model_dir", default="experiments/base_experiments/base_resnet18/", help="directory with params.json")
-    add("--restore_file", metavar="NAME", help="start from NAME.pth.tar of model_dir (weights, optimiser, not epoch)")
+    add(
+        "--restore_file",
+        type=plain_name,
+        metavar="NAME",
+        help="start from NAME.pth.tar of model_dir (weights, optimiser, not epoch)",
+    )
     add("--num_class", type=int, default=100, help="classes; 100 stands for as many as the data set has")
     add("-warm", type=natural, default=1, help="epochs of warm-up; it ends with the first one, as published")
     add("--regularization", action="store_true", help="Tf-KD_reg: the manually designed teacher")

@@ -149,7 +149,7 @@ def device_works(device: torch.device) -> bool:
     try:
         torch.cuda.synchronize(device)
         return float(torch.rand(8, device=device).sum().isfinite()) == 1.0
-    except Exception:
+    except RuntimeError:  # PyTorch's for all that CUDA says
         return False
 
 

@@ -43,6 +43,42 @@ class Batch(NamedTuple):
         return self[:3] if self.strong_images is None else (*self[:3], self.strong_images)
 
 
+def batch_bounds(
+    count: int, batch_size: int, world_size: int, limit: int | None, *, train: bool
+) -> tuple[list[tuple[int, int]], str | None]:
+    """From where to where in an epoch's order each batch reaches: the same rule for every loader.
+
+    In training, a last batch of fewer than two samples a process is left out: batch norm, and losses that compare
+    samples, have no value for one. In evaluation all samples count.
+
+    Args:
+        count: samples of the set.
+        batch_size: samples a step over all processes.
+        world_size: processes that share each batch.
+        limit: at most so many batches.
+        train: whether the batches are trained on.
+
+    Returns:
+        The bounds, and a message for the log where samples are left out.
+
+    Raises:
+        UserError: batches smaller than one sample a process.
+    """
+    if batch_size < world_size:
+        raise UserError(f"a batch of {batch_size} cannot be divided among {world_size} processes")
+    bounds = [(begin, min(begin + batch_size, count)) for begin in range(0, count, batch_size)]
+    rest, message = count % batch_size, None
+    if train and rest in range(1, min(2 * world_size, batch_size)):
+        bounds.pop()
+        if limit is None or limit > len(bounds):
+            samples = "1 sample" if rest == 1 else f"{rest} samples"
+            message = (
+                f"each epoch leaves out the last {samples} of its order: a training batch needs two in each process "
+                "(another batch size takes all in)"
+            )
+    return bounds[:limit], message
+
+
 class _Block(NamedTuple):
     """Batches that are prepared at once.
 
@@ -71,11 +107,14 @@ class Batches:
         augmentation: None reads the images as they are.
         strong: makes a second view of each sample, `Batch.strong_images`: by `augmentation`, drawn once more, and then
             by this. Order and first view are the same with and without it.
-        shuffle: for training: a new order each epoch, and a last batch of fewer than two samples a process is left
-            out, because batch norm cannot train on one. Else the order of the set, and all of it.
+        shuffle: for training: a new order each epoch, and no last batch that is too small (`batch_bounds`). Else the
+            order of the set, and all of it.
         seed: of order and augmentation.
         rank, world_size: this process takes its share of every batch.
         limit: at most so many batches an epoch.
+
+    Attributes:
+        message: for the log, where samples are left out; else None.
 
     Raises:
         UserError: batches smaller than one sample a process.
@@ -96,8 +135,7 @@ class Batches:
         world_size: int = 1,
         limit: int | None = None,
     ) -> None:
-        if batch_size < world_size:
-            raise UserError(f"a batch of {batch_size} cannot be divided among {world_size} processes")
+        self._bounds, self.message = batch_bounds(len(images), batch_size, world_size, limit, train=shuffle)
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.augmentation = augmentation or Augmentation()
@@ -111,10 +149,6 @@ class Batches:
         self.scale = torch.tensor([1 / (255 * s) for s in normalization.std], device=self.device).repeat(self.width)
         shift = [-m / s for m, s in zip(normalization.mean, normalization.std, strict=True)]
         self.shift = torch.tensor(shift, device=self.device).repeat(self.width)
-        self._bounds = [(b, min(b + batch_size, self.count)) for b in range(0, self.count, batch_size)]
-        if shuffle and self.count % batch_size in range(1, min(2 * world_size, batch_size)):
-            self._bounds.pop()
-        self._bounds = self._bounds[:limit]
         # from where to where in the epoch's order this process's share of each batch reaches
         self._shares = [np.linspace(*bound, world_size + 1).astype(int)[rank:][:2] for bound in self._bounds]
         block = BLOCK_ON_CPU if self.device.type == "cpu" else BLOCK

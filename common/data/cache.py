@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import is_damage, is_out_of_memory
+
 DIRECTORY = ".cache"  # below the directory of data sets; may be removed at any time
 _KEY = "key"
 
@@ -56,7 +58,13 @@ def _read(file: Path, key: str) -> dict[str, np.ndarray] | None:
             if str(stored[_KEY]) != key:
                 return None
             return {name: stored[name] for name in stored.files if name != _KEY}
-    except Exception:  # a damaged file can raise almost anything
+    except OSError as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+    except Exception as error:
+        if not is_damage(error):
+            raise
         return None
 
 

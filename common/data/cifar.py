@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _codecs
 import dataclasses
 import hashlib
 import io
@@ -13,7 +14,7 @@ import numpy as np
 from common.data.cache import cached
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.download import fetch_archive
-from common.errors import UserError
+from common.errors import UserError, is_damage, is_out_of_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +120,15 @@ def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): delete {path.parent} to have it fetched again, "
             "or place the published files there"
         ) from error
+    except OSError as error:  # the file may be whole
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
 
 
 def _decode(path: Path, content: bytes, label_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,24 +144,36 @@ def _decode(path: Path, content: bytes, label_key: str) -> tuple[np.ndarray, np.
     return np.ascontiguousarray(images), np.asarray(labels, np.int64)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """CIFAR's files are pickles; this one builds arrays and plain containers and runs nothing else."""
+_reconstruct = np.empty(0).__reduce__()[0]
+_frombuffer = np.empty(0).__reduce_ex__(5)[0]
+# All that files in this layout may name, under numpy's names of before and since version 2. The published ones name the
+# first three; whoever writes the layout with Python 3 also has bytes, as text to be encoded, and arrays in a buffer.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
+    ("_codecs", "encode"): _codecs.encode,
+}
 
-    _ALLOWED = frozenset({"_reconstruct", "ndarray", "dtype", "_frombuffer", "scalar"})
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """CIFAR's files are pickles; this one builds arrays and plain containers, imports nothing and runs nothing else."""
 
     def find_class(self, module: str, name: str) -> object:
-        if module.partition(".")[0] == "numpy" and name in self._ALLOWED:
-            # old files name modules that numpy 2 moved
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return _ALLOWED[module, name]
 
 
 def _unpickle(path: Path, content: bytes) -> object:
     try:
         return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle can raise almost anything
+    except Exception as error:
+        if not is_damage(error):
+            raise
         raise UserError(
             f"{path} is truncated or not a CIFAR file ({error}): delete {path.parent} and fetch it again"
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.command_line import is_inside
 from common.errors import UserError
 
 GENERATED = "generated set"  # begins the description of one
@@ -106,6 +107,8 @@ def load_dataset(name: str, root: Path, *, download: bool = True, image_size: in
     """
     from common.data import cifar, image_folder, tiny_imagenet
 
+    if not is_inside(name):
+        raise UserError(f"data set '{name}' is not below {root}: give its name, and its directory with --data-dir")
     if image_size is not None and name in ("cifar10", "cifar100", "tiny_imagenet"):
         raise UserError(f"--image-size is for image folders; {name} has a size of its own")
     if name in ("cifar10", "cifar100"):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from common.data.augmentation import Normalization
-from common.data.batches import Batch
+from common.data.batches import Batch, batch_bounds
 from common.data.datasets import Dataset, ImageArrays, content_of
 from common.data.image_folder import SUFFIXES, fingerprint
 from common.errors import UserError
@@ -102,7 +102,7 @@ class LargeImageBatches:
         batch_size: samples a step over all processes; the last batch may be smaller.
         normalization: statistics to normalise by.
         device: where the batches go.
-        train: shuffle and augment.
+        train: shuffle, augment, and leave out a last batch that is too small (`batch_bounds`).
         size: side of the images, in pixels.
         interpolation: with which they are resized, `bilinear` or `bicubic`.
         jitter: brightness, contrast and saturation of training images vary by factors from 1 - jitter to 1 + jitter.
@@ -110,6 +110,12 @@ class LargeImageBatches:
         seed: of order and augmentation.
         rank, world_size: this process takes its share of every batch.
         limit: at most so many batches an epoch.
+
+    Attributes:
+        message: for the log, where samples are left out; else None.
+
+    Raises:
+        UserError: batches smaller than one sample a process.
     """
 
     def __init__(
@@ -132,10 +138,7 @@ class LargeImageBatches:
         self.device = torch.device(device)
         self.train, self.seed = train, seed
         self.targets = torch.from_numpy(images.targets)
-        bounds = [(b, min(b + batch_size, len(images))) for b in range(0, len(images), batch_size)]
-        if bounds and bounds[-1][1] - bounds[-1][0] < world_size:
-            bounds.pop()  # too few for one sample a process
-        self._bounds = bounds[:limit]
+        self._bounds, self.message = batch_bounds(len(images), batch_size, world_size, limit, train=train)
         self._order = _Order(self._bounds, len(images), train, seed, rank, world_size)
         self._loader = DataLoader(
             _Decoded(images, _transform(normalization, train, size, interpolation, jitter), train, seed),
@@ -158,7 +161,8 @@ class LargeImageBatches:
     def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch; this process's share of each."""
         self._order.epoch = epoch
-        for (first, last), (images, targets, indices) in zip(self._bounds, self._loader, strict=True):
+        shared = [bound for bound in self._bounds if len(self._order.share(*bound))]
+        for (first, last), (images, targets, indices) in zip(shared, self._loader, strict=True):
             images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             there = (tensor.to(self.device, non_blocking=True) for tensor in (targets, indices))
             yield Batch(images, *there, last - first)
@@ -175,14 +179,19 @@ class _Order(Sampler):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.bounds)
+        return sum(len(self.share(*bound)) > 0 for bound in self.bounds)
+
+    def share(self, first: int, last: int) -> range:
+        """This process's part of a batch; where one is evaluated that is smaller than the processes, maybe nothing."""
+        ends = np.linspace(first, last, self.world_size + 1).astype(int).tolist()
+        return range(ends[self.rank], ends[self.rank + 1])
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(self.count) if self.shuffle else np.arange(self.count)
-        for first, last in self.bounds:
-            share = np.linspace(first, last, self.world_size + 1).astype(int)
-            yield [(int(i), self.epoch) for i in order[share[self.rank] : share[self.rank + 1]]]
+        for bound in self.bounds:
+            if share := self.share(*bound):
+                yield [(int(order[i]), self.epoch) for i in share]
 
 
 def _transform(

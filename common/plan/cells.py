@@ -78,10 +78,10 @@ class Settings:
         flag = self.plans[run.paper].get("configuration")
         if flag not in run.command:
             return {}
-        import yaml
+        from common.safe_yaml import read_yaml_file
 
         file, *overrides = run.command[run.command.index(flag) + 1 :]
-        content = yaml.safe_load((REPOSITORY / run.paper / file).read_text(encoding="utf-8"))
+        content = read_yaml_file(REPOSITORY / run.paper / file)
         content.pop("EXPERIMENT", None)
         return {**_flat(content), **dict(zip(overrides[::2], overrides[1::2], strict=True))}
 

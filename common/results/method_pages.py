@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.command_line import REPOSITORY, ArgumentParser, entry_point
 from common.errors import UserError
 from common.results.records import Record, read_runs
 from common.results.report import DOUBT, MARK, NONE, REMARK, Line, Part, Report, Section, make_report
 from common.results.reported import EXPERIMENTS, Cell, Table, load_tables, read_data
 from common.results.tables import markdown
+from common.safe_yaml import read_yaml_file
 
 PAGES = REPOSITORY / "docs" / "methods"
 GENERATED = re.compile(r"(?<=<!-- generated: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
@@ -214,7 +213,7 @@ def _yaml_files(page: Page, sources: Sources) -> Rows:
     kinds, rows = [kind for paper, kind in page.methods if paper == "edkd"], []
     root = REPOSITORY / "edkd"
     for file in sorted((root / "configs").rglob("*.yaml")):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml_file(file)
         solver, distiller = content["SOLVER"], content["DISTILLER"]
         kind = "DOT" if "dot" in solver.get("TRAINER", "") else distiller["TYPE"]
         if kind in kinds:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
+from common.safe_json import read_json_text
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -95,10 +95,10 @@ def read_data(file: Path) -> Any:
     """The content of one of the repository's own JSON files.
 
     Raises:
-        UserError: absent or not JSON.
+        UserError: absent, not JSON, or with a key that stands twice.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json_text(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {file} ({error.strerror})") from error
     except ValueError as error:

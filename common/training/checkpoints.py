@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, is_damage
+from common.training.saved_state import nonfinite_names
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -47,18 +50,25 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint file with the safe loader.
+    """Read a checkpoint file with the safe loader, once its content agrees with the checksums in it.
+
+    Files in PyTorch's format from before 1.6 have no checksums.
 
     Raises:
-        UserError: no such file, not a checkpoint, truncated, or one that asks to run code.
+        UserError: no such file, not a checkpoint, truncated, changed since it was written, or asking to run code.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
-        with warnings.catch_warnings():
+        with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused anyway
-            content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged file can raise almost anything
+            _verify_checksums(file, path)
+            content = torch.load(file, map_location=device, weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from error
+    except Exception as error:
+        if not is_damage(error):
+            raise
         if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL (\S+)", str(error))):
             raise UserError(
                 f"{path} is not opened: it asks to run code while loading ({named[1]}); {_conversion(named[1], path)}"
@@ -67,6 +77,29 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return dict(content)
+
+
+def _verify_checksums(file: BinaryIO, path: Path) -> None:
+    """Compare each record of an archive with its CRC-32, which PyTorch writes and does not look at; rewinds `file`.
+
+    Raises:
+        UserError: a record has changed, or the archive cannot be taken apart.
+    """
+    is_archive = file.read(4) == b"PK\x03\x04"
+    try:
+        if is_archive:
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                if (changed := archive.testzip()) or len(set(names)) < len(names):
+                    raise UserError(
+                        f"{path} has changed since it was written: {changed or 'a name'} in it does not agree with its "
+                        "checksum (a damaged disk or transfer?); fetch or make the file again"
+                    )
+    except Exception as error:
+        if not (is_damage(error) or (isinstance(error, OSError) and error.errno == errno.EINVAL)):
+            raise  # EINVAL: a damaged archive that points to before its beginning
+        raise UserError(f"{path} is truncated or not a checkpoint") from error
+    file.seek(0)
 
 
 def _conversion(named: str, path: Path) -> str:
@@ -94,7 +127,10 @@ def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
     if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(content)[:5]))})")
-    return {key.removeprefix("module."): value for key, value in weights.items()}
+    plain = {key.removeprefix("module."): value for key, value in weights.items()}
+    if len(plain) < len(weights):
+        raise UserError(f"{path} holds some weights twice, with and without 'module.' before their names")
+    return plain
 
 
 def load_weights(model: nn.Module, path: Path, name: str) -> dict[str, Any]:
@@ -124,7 +160,10 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path, n
     """
     own = model.state_dict()
     # PyTorch before 0.4.1 did not count batches; such files are complete all the same
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    if not counters.keys() & weights.keys():
+        weights = {**counters, **weights}
+    missing = [k for k in own if k not in weights]
     surplus = [k for k in weights if k not in own]
     misshapen = [k for k in own if k in weights and own[k].shape != weights[k].shape]
     if misshapen and not (missing or surplus):
@@ -137,4 +176,27 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path, n
         parts = [f"lacks '{missing[0]}' (and {len(missing) - 1} more)"] if missing else []
         parts += [f"has '{surplus[0]}' (and {len(surplus) - 1} more)"] if surplus else []
         raise UserError(f"{path} does not fit {name}: it {' and '.join(parts)}; is it of another architecture?")
-    model.load_state_dict(dict(weights), strict=False)
+    model.load_state_dict(_converted(weights, own, path, name))
+
+
+def _converted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
+    """Weights in the dtypes of `own`: published files may hold other precisions, but no other kinds of numbers.
+
+    Raises:
+        UserError: tensors that are not dense, numbers of another kind, not finite, or a variance below zero.
+    """
+    for key, value in weights.items():
+        kinds = [(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (value, own[key])]
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or kinds[0] != kinds[1]:
+            raise UserError(
+                f"{path} does not fit {name}: '{key}' is a tensor of {value.dtype}, {value.layout}, on {value.device}, "
+                f"where plain {own[key].dtype} is needed"
+            )
+    converted = {key: value.to(own[key].dtype) for key, value in weights.items()}
+    bad = nonfinite_names(converted) - nonfinite_names(own)
+    bad |= {k for k, v in converted.items() if k.endswith("running_var") and bool((v < 0).any())}
+    if bad:
+        raise UserError(
+            f"{path} cannot be used for {name}: '{min(bad)}' holds numbers that are not finite or cannot be"
+        )
+    return converted

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from common.data import Batch, Batches
-from common.errors import TrainingError, UserError
+from common.errors import TrainingError, UserError, is_out_of_memory
 from common.training.checkpoints import load_checkpoint, save_checkpoint
 from common.training.cuda_graphs import CudaGraphs, GraphedCallable, graphs_blocker
 from common.training.epoch_sums import EpochSums
@@ -37,6 +37,19 @@ from common.training.layouts import layout_for, layout_name
 from common.training.method import Method, Step
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
+from common.training.saved_state import (
+    MismatchError,
+    is_empty,
+    nonfinite_names,
+    parameters_of,
+    require_finite,
+    require_history,
+    require_keys,
+    require_optimizer_options,
+    require_optimizer_state,
+    require_weights,
+    stepped_template,
+)
 from common.training.schedules import Schedule
 
 WARM_UP_STEPS = 3  # before a step is captured; what PyTorch's documentation of CUDA graphs does
@@ -172,6 +185,7 @@ class Trainer:
         if not runtime.plain:
             apply_fast_path(method, self.layout, runtime)
         self.method = method.to(runtime.device)
+        self._make_optimizer = make_optimizer
         self.optimizer = make_optimizer(self.method.trainable_parameters())
         keep_parameter_layout(self.optimizer)
         keep_implementation(self.optimizer)
@@ -184,6 +198,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # the lines of metrics.jsonl
         self.epochs_done = 0
         self.seconds = 0.0
+        self._nonfinite_before = nonfinite_names({"weights": self._trained_state()})  # a mask, for example
         self._forward: nn.Module = self.method
         if runtime.compile:
             from torch._inductor import config as inductor  # slow to import
@@ -206,7 +221,8 @@ class Trainer:
         self._phase: float | None = None  # of it: steps of one phase are the same
         self._sums = EpochSums(runtime)
         self._graphed_step: GraphedCallable | None = None
-        self.messages: list[str] = []  # on how this run computes, for its log
+        # on how this run computes, for its log; people's own batches need not have one
+        self.messages: list[str] = [message for message in [getattr(train, "message", None)] if message]
         if runtime.device.type == "cuda" and not runtime.plain:
             use_fused(self.optimizer)
             if self.scaler.is_enabled():
@@ -268,44 +284,120 @@ class Trainer:
                         f"{self.files.last} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
                         "same settings, or start again without --resume"
                     )
+            accuracies = self._check(content)
             # teachers stay as they were loaded
-            if unknown := self.method.load_state_dict(state["weights"], strict=False).unexpected_keys:
-                raise KeyError(unknown[0])
+            self.method.load_state_dict({**self.method.state_dict(), **state["weights"]})
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
             self.scaler.load_state_dict(state["scaler"])
-            self.accuracies = type(self.accuracies)(**state["accuracies"])
-            self.history, self.seconds = state["history"], state["seconds"]
-            self.epochs_done = int(content["epoch"])
-            self._phase = None  # what was captured before works on other tensors
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            why = f" ({error})" if isinstance(error, MismatchError) else ""
             raise UserError(
-                f"{self.files.last} was not written here and cannot be resumed exactly; start without --resume"
+                f"{self.files.last} was not written here and cannot be resumed exactly{why}; start without --resume"
             ) from error
+        self.accuracies, self.history, self.seconds = accuracies, state["history"], state["seconds"]
+        self.epochs_done = content["epoch"]
+        self._phase = None  # what was captured before works on other tensors
         return True
 
-    def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
-        """Take the optimiser's state from a checkpoint and begin at epoch 0 all the same.
+    def _check(self, content: dict[str, Any]) -> Accuracies | ValidationFigures:
+        """Whether a checkpoint is what this run would have written; nothing is changed.
+
+        Returns:
+            The accuracies, which follow from the history.
 
         Raises:
-            UserError: there is none, or one of another optimiser or model.
+            MismatchError, KeyError, TypeError: it is not.
+        """
+        own = self._content(0)
+        require_keys(content, own, "checkpoint")
+        epoch, state = content["epoch"], content["training"]
+        if type(epoch) is not int or not 1 <= epoch <= self.epochs:
+            raise MismatchError(f"it says that {epoch!r:.40} of {self.epochs} epochs are finished")
+        require_keys(state, own["training"], "training")
+        expected = own["training"]["weights"]
+        if (extra := "_extra_state") in expected and extra not in state["weights"] and is_empty(expected[extra]):
+            # of before the method kept anything besides tensors
+            expected = {key: value for key, value in expected.items() if key != extra}
+            self.messages.append(
+                "warning: the checkpoint has nothing but tensors: what else the method learns begins anew"
+            )
+        require_weights(state["weights"], expected, "training.weights")
+        require_weights(content[self.files.weights_key], own[self.files.weights_key], self.files.weights_key)
+        optimizer = content[self.files.optimizer_key]
+        require_keys(optimizer, {"state": None, "param_groups": None}, "optimizer")
+        require_optimizer_options(optimizer["param_groups"], self.optimizer)
+        self._check_optimizer(optimizer, state["weights"])
+        require_keys(state["scaler"], own["training"]["scaler"], "scaler")
+        require_finite(state["scaler"], "scaler")
+        if type(state["seconds"]) is not float or not 0 <= state["seconds"] < math.inf:
+            raise MismatchError(f"it says that {state['seconds']!r:.40} seconds have passed")
+        require_history(state["history"], epoch, self._figure_names())
+        accuracies = type(self.accuracies)()
+        for line in state["history"]:
+            self._judge(accuracies, line)
+        if state["accuracies"] != dataclasses.asdict(accuracies):
+            raise MismatchError("its accuracies are not those of its history")
+        if self.files.accuracy_key and content[self.files.accuracy_key] != accuracies.best:
+            raise MismatchError(f"'{self.files.accuracy_key}' is not the best accuracy of its history")
+        return accuracies
+
+    def _check_optimizer(self, state: Any, weights: dict[str, Any] | None) -> None:
+        """Whether the optimizer can have had this state.
+
+        Args:
+            state: its state dict.
+            weights: of the method at the same moment; a parameter that training has not moved needs no state. None for
+                the state of another run.
+
+        Raises:
+            MismatchError: it cannot.
+        """
+        names = {id(parameter): name for name, parameter in self.method.named_parameters()}
+        trained = parameters_of(self.optimizer)
+        unmoved = weights and {i for i, p in enumerate(trained) if torch.equal(weights[names[id(p)]], p.detach())}
+        template = stepped_template(self.optimizer, self._make_optimizer)
+        require_optimizer_state(state, self.optimizer, template, unmoved)
+
+    def _figure_names(self) -> list[str]:
+        """What each line of the history has, besides the method's own losses and figures."""
+        parts = [name for name, part in (("test", self.test), ("validation", self.validation)) if part is not None]
+        evaluated = [f"{part}/{figure}" for part in parts for figure in ("accuracy", "top5", "loss")]
+        return ["epoch", "learning_rate", "train/loss", "train/accuracy", *evaluated, "images_per_second"]
+
+    def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        """Take the optimizer's state from a checkpoint and begin at epoch 0 all the same.
+
+        Raises:
+            UserError: there is none, or one of another optimizer or model.
         """
         try:
+            self._check_optimizer(checkpoint[self.files.optimizer_key], None)
             self.optimizer.load_state_dict(checkpoint[self.files.optimizer_key])
             self._phase = None  # what was captured before works on other tensors
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError("the restored checkpoint has no optimiser state that fits this model") from error
 
-    def _save(self, finished: int, is_best: bool) -> None:
-        """Write the checkpoints of `finished` epochs."""
+    def _frozen_names(self) -> tuple[str, ...]:
+        """What the names of frozen modules' state begin with."""
         left_out = {id(module) for module in self.method.frozen_modules()}
-        frozen = tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
+        return tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
+
+    def _trained_state(self) -> dict[str, Any]:
+        """State of the method without what is frozen."""
+        frozen = self._frozen_names()
+        return {k: v for k, v in self.method.state_dict().items() if not k.startswith(frozen)}
+
+    def _content(self, finished: int) -> dict[str, Any]:
+        """A checkpoint of `finished` epochs."""
         content = {
             **self.files.constants,
             "epoch": finished,
             self.files.weights_key: self.method.student.state_dict(),
             self.files.optimizer_key: self.optimizer.state_dict(),
             "training": {
-                "weights": {k: v for k, v in self.method.state_dict().items() if not k.startswith(frozen)},
+                "weights": self._trained_state(),
                 "scaler": self.scaler.state_dict(),
                 "accuracies": dataclasses.asdict(self.accuracies),
                 "history": self.history,
@@ -315,6 +407,11 @@ class Trainer:
         }
         if self.files.accuracy_key:
             content[self.files.accuracy_key] = self.accuracies.best
+        return content
+
+    def _save(self, finished: int, is_best: bool) -> None:
+        """Write the checkpoints of `finished` epochs."""
+        content = self._content(finished)
         for file, moment in self.files.snapshots.items():
             if finished == moment:
                 save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
@@ -388,29 +485,21 @@ class Trainer:
         self._average_running_statistics(self.method.student)
         test, validation = (evaluate() if evaluate else None for evaluate in self._evaluations)
         judged, part = (validation, "validation") if test is None else (test, "test")
-        if not math.isfinite(judged["loss"]):
-            raise TrainingError(
-                f"the {part} loss is not finite after epoch {epoch + 1}: training stops; the checkpoints hold the last "
-                "good epoch (a lower learning rate may help)"
-            )
-        if test is None:
-            is_best = self.accuracies.update(epoch, validation["loss"], validation["accuracy"])
-        else:
-            is_best = self.accuracies.update(epoch, test["accuracy"], validation["accuracy"] if validation else None)
-        self.seconds += time.perf_counter() - started
-        self._log_messages(run)
-        if run is None:
-            return
-        rate = self.schedule(epoch, len(self.train) - 1, len(self.train))
         line = {
             "epoch": epoch,
-            "learning_rate": rate,
+            "learning_rate": self.schedule(epoch, len(self.train) - 1, len(self.train)),
             **{f"train/{name}": value for name, value in train.items()},
             **{f"test/{name}": value for name, value in (test or {}).items()},
             **{f"validation/{name}": value for name, value in (validation or {}).items()},
             "images_per_second": self.train.samples / training_seconds,
         }
+        self._require_finite(line)
+        is_best = self._judge(self.accuracies, line)
+        self.seconds += time.perf_counter() - started
         self.history.append(line)
+        self._log_messages(run)
+        if run is None:
+            return
         run.log_epoch(line)
         if after_epoch is not None:
             after_epoch(judged, is_best)
@@ -418,11 +507,38 @@ class Trainer:
         self.epochs_done = epoch + 1
         run.update(**self._results())
         run.log(
-            f"epoch {epoch + 1}/{self.epochs}: rate {rate:.4g}, "
+            f"epoch {epoch + 1}/{self.epochs}: rate {line['learning_rate']:.4g}, "
             f"train loss {train['loss']:.4f} accuracy {train['accuracy']:.2f}, "
             f"{part} loss {judged['loss']:.4f} accuracy {judged['accuracy']:.2f} "
             f"(best {self.accuracies.best:.2f}), {self.train.samples / training_seconds:.0f} images/s"
         )
+
+    @staticmethod
+    def _judge(accuracies: Accuracies | ValidationFigures, line: dict[str, Any]) -> bool:
+        """Let `accuracies` take in an epoch's figures; says whether it is the best."""
+        validation = line.get("validation/accuracy")
+        if isinstance(accuracies, ValidationFigures):
+            return accuracies.update(line["epoch"], line["validation/loss"], validation)
+        return accuracies.update(line["epoch"], line["test/accuracy"], validation)
+
+    def _require_finite(self, line: dict[str, Any]) -> None:
+        """Let nothing that is not finite come into a record or a checkpoint; processes agree.
+
+        Raises:
+            TrainingError: a figure of the epoch, or the state after it, is not finite where it was so at the beginning.
+        """
+        state = {"weights": self._trained_state(), "optimizer": self.optimizer.state_dict()["state"]}
+        bad = [f"the {name.replace('/', ' ')}" for name in sorted(nonfinite_names(line))]
+        bad += [f"'{name}'" for name in sorted(nonfinite_names(state) - self._nonfinite_before)]
+        if self.runtime.distributed:
+            flag = torch.tensor(float(bool(bad)), device=self.runtime.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            bad = bad or ["the state of another process"] * int(flag)
+        if bad:
+            raise TrainingError(
+                f"{bad[0]} is not finite after epoch {line['epoch'] + 1}: training stops; the checkpoints hold the "
+                "last good epoch (a lower learning rate may help)"
+            )
 
     def train_epoch(self, epoch: int, show_progress: bool) -> dict[str, float]:
         """One pass over the training batches, without waiting for the device until its end."""
@@ -526,7 +642,13 @@ class Trainer:
         if not figures:
             return {}
         values = reduce_sum(torch.stack([value.detach().double() for value in figures.values()]), self.runtime)
-        return dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
+        means = dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
+        for name in sorted(nonfinite_names(means)):
+            self.messages.append(
+                f"warning: {name} of epoch {self._epoch + 1} is not finite and is left out of the record"
+            )
+            del means[name]
+        return means
 
     def _average_running_statistics(self, network: nn.Module) -> None:
         """Give all processes the same batch-norm statistics: the mean of theirs."""

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory a run takes, and one line where that is more than there is."""
+"""How much of a GPU's memory a run takes, and one line where a run takes more memory than there is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from common.errors import TrainingError
+from common.errors import TrainingError, is_out_of_memory, memory_shortage
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def explained_out_of_memory(what: str, *, graphs: bool) -> Iterator[None]:
-    """Turn running out of GPU memory into one line.
+    """Turn running out of memory, of a GPU or of the host, into one line.
 
     Args:
         what: needed it.
@@ -47,9 +47,10 @@ def explained_out_of_memory(what: str, *, graphs: bool) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        wanted = str(error).partition(" GPU ")[0].rstrip(".")  # the rest is about every process on the device
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         ways = ["a smaller batch size", "--amp bf16"]
         if graphs:
             ways.append("--no-graphs, which does not keep a captured step's memory beside that of other steps")
-        raise TrainingError(f"{what}: {wanted}; take {', or '.join(ways)}") from error
+        raise TrainingError(f"{what}: {memory_shortage(error)}; take {', or '.join(ways)}") from error

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.hardware import cpu_name
+from common.safe_json import read_json_text
 from common.training.checkpoints import write_atomically
 
 
@@ -32,13 +33,13 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        UserError: absent or not JSON.
+        UserError: absent, not JSON, or with a key that stands twice.
     """
     try:
-        return json.loads(path.read_text())
+        return read_json_text(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
 
 

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.data import Batches
+from common.errors import is_out_of_memory
 from common.models import Network
 from common.training.engine import CheckpointFiles, Trainer
 from common.training.runtime import Runtime
@@ -235,6 +236,8 @@ def _channels_last(setting: Setting, plain: list[float]) -> Finding:
     try:
         found = _compared("layout", plain, _train(setting, plain=False, channels_last=True))
     except Exception as error:  # whatever channels-last features do to somebody's code
+        if is_out_of_memory(error):
+            raise
         reason = f"channels-last features fail ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
         return Finding("layout", None, f"needs contiguous features and gets them; {reason}")
     if not found.holds:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common.command_line import REPOSITORY, find_path, nearest
+from common.command_line import REPOSITORY, find_path, is_inside, nearest
 from common.data import Dataset
 from common.errors import UserError
 from edkd.distillers._base import Vanilla
@@ -109,6 +109,10 @@ def check(cfg: Node) -> None:
 
     for key in REQUIRED:
         require(values[key] is not None, key, "given")
+    require(is_inside(cfg.EXPERIMENT.PROJECT), "EXPERIMENT.PROJECT", "the name of a directory below LOG.PREFIX")
+    for key in ("EXPERIMENT.NAME", "EXPERIMENT.TAG"):
+        name = values[key] or ""
+        require(name.isprintable() and name not in (".", ".."), key, "the name of a directory")
     kind, trainer = cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER
     is_vanilla = issubclass(distiller_class(kind), Vanilla)
     require(trainer in TRAINERS, "SOLVER.TRAINER", f"one of {', '.join(TRAINERS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,14 @@ class DOT(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     self._distillation[p], p.grad = p.grad, None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises:
+        ValueError: state that is not of this optimizer, which would begin anew instead.
+        """
+        if any(not set(state) <= {"task", "kd"} for state in state_dict["state"].values()):
+            raise ValueError("not the state of DOT")
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:

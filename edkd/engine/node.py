@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from edkd.engine.safe_yaml import MAX_LENGTH, MAX_SCALAR, read_yaml
+from common.safe_yaml import MAX_SCALAR, read_yaml, read_yaml_file
 
 
 class UndeclaredKeyError(AttributeError):
@@ -170,13 +170,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: unreadable, not YAML, no keys, or more than a configuration can be.
     """
-    try:
-        with open(path, "rb") as file:
-            content = read_yaml(file.read(4 * MAX_LENGTH + 1).decode())
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml_file(path)
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not keys with values")
     return content or {}

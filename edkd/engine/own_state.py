@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.errors import is_out_of_memory
 from common.training.method import FrozenTeacher
 from edkd.distillers._base import StudentView, TeacherView
 
@@ -126,7 +127,9 @@ def _fingerprint(value: Any) -> bytes | None:
         content = value
     try:
         return pickle.dumps(content)
-    except Exception:  # whatever objects do that cannot be pickled
+    except Exception as error:  # whatever objects do that cannot be pickled
+        if is_out_of_memory(error):
+            raise
         return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from common.command_line import find_path
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 from edkd import distillers
 from edkd.distillers import distiller_dict
 from edkd.engine.experiment import PAPER
@@ -55,6 +55,8 @@ def load_distiller(source: str) -> type[nn.Module]:
     try:
         module = importlib.import_module(f"{_package_of(file.parent)}.{file.stem}")
     except Exception as error:  # whatever a file does when it is imported
+        if is_out_of_memory(error):
+            raise
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(file)
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""

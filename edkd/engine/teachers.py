@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -117,7 +118,7 @@ def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = Tru
     if found := _own_run(name, dataset, {outputs.resolve(), REPOSITORY / PAPER / "output"}):
         return found
     if dataset == "cifar100" and name not in NOT_IN_MTKD_RL:
-        pattern = f"**/teachers/models/{name}_{dataset}_*/{name}_best.pth"
+        pattern = f"**/teachers/models/{glob.escape(name)}_{dataset}_*/{glob.escape(name)}_best.pth"
         if files := sorted((REPOSITORY / "mtkd_rl").glob(pattern)):
             return TeacherFile(files[0], "mtkd_rl/train_baseline.py")
     if dataset == "imagenet":

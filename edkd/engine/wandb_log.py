@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.errors import is_out_of_memory
+
 
 def _logged_in(wandb: Any) -> bool:
     """Whether there is an account; nobody is asked."""
@@ -51,6 +53,8 @@ class WandbLog:
                 return
             self._run = wandb.init(project=project, name=name, tags=tags, config=config, dir=str(directory))
         except Exception as error:  # whatever it is, training goes on
+            if is_out_of_memory(error):
+                raise
             self._give_up(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _give_up(self, reason: str) -> None:
@@ -71,4 +75,6 @@ class WandbLog:
         try:
             action()
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             self._give_up(f"it failed ({error})")

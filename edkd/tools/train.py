@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any di
 
 from common.command_line import ArgumentParser, entry_point
 from common.data.flags import add_data_flags
-from common.errors import TrainingError, UserError
+from common.errors import TrainingError, UserError, is_out_of_memory
 from common.training.checkpoints import save_checkpoint
 from common.training.engine import Accuracies, CheckpointFiles, Trainer
 from common.training.runs import RunDirectory, is_done
@@ -68,10 +68,14 @@ def failures_logged(cfg: Node, directory: Path, runtime: Runtime) -> Iterator[No
     try:
         yield
     except DistillerError as error:
+        if is_out_of_memory(error.__cause__):
+            raise error.__cause__ from None  # no fault of the distiller's
         raise UserError(f"{error}{_logged(error, directory, runtime)}") from error
     except (UserError, TrainingError, OSError):
         raise
     except Exception as error:  # in training, whatever somebody else's code may raise
+        if is_out_of_memory(error):
+            raise
         kind = distiller_class(cfg.DISTILLER.TYPE)
         if kind in OURS:
             raise

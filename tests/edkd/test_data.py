@@ -83,9 +83,10 @@ class TestLargeImages:
         (tmp_path / "imagenet/val/a").mkdir(parents=True)
         with pytest.raises(UserError, match="no images"):
             load_imagenet(tmp_path)
-        (tmp_path / "imagenet/train/a/x.JPEG").write_bytes(b"no image")
+        for name in "xy":  # one alone would be too few to train on
+            (tmp_path / f"imagenet/train/a/{name}.JPEG").write_bytes(b"no image")
         (tmp_path / "imagenet/val/a/x.JPEG").write_bytes(b"no image")
-        with pytest.raises(UserError, match=r"cannot read image .*x\.JPEG"):
+        with pytest.raises(UserError, match=r"cannot read image .*[xy]\.JPEG"):
             batches(tmp_path)
 
 

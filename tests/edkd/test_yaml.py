@@ -5,9 +5,9 @@ import time
 import pytest
 
 from common.errors import UserError
+from common.safe_yaml import MAX_DEPTH, read_yaml
 from edkd.engine.cfg import CFG
 from edkd.engine.node import Node, UndeclaredKeyError
-from edkd.engine.safe_yaml import MAX_DEPTH, read_yaml
 
 
 @pytest.fixture

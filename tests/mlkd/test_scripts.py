@@ -266,7 +266,7 @@ BAD = {
     ),
     "other classes": (["-m", TEACHER, "-c", "models/ten.pth"], "does not fit test_resnet with 37 classes"),
     "not a checkpoint": (["-m", TEACHER, "-c", "config.json"], "truncated or not a checkpoint"),
-    "a path for a name": (["-n", "a/b"], "must be a plain name"),
+    "a path for a name": (["-n", "a/b"], "is not a plain name"),
     "the teacher's name": (["-m", TEACHER, "-c", "models/a.pth", "-n", "a"], "is a teacher's"),
     "unknown data set": (["-d", "mnist"], "invalid choice: 'mnist'"),
     "no data": (["-m", TEACHER, "-c", "models/a.pth", "--data-dir", "nowhere"], "Oxford-IIIT Pet (images) is not in"),

@@ -291,13 +291,14 @@ def test_tf32_belongs_to_a_runs_settings(tmp_path):
         return trainer(tmp_path, runtime=Runtime(torch.device("cpu"), tf32=tf32))
 
     assert "tf32" not in built(False).settings  # runs of before the flag are resumed
-    built(False)._save(1, is_best=False)
-    with pytest.raises(UserError, match="belongs to a run without tf32, not with tf32 = True: give"):
-        built(True).resume()
-    built(True)._save(1, is_best=False)
-    assert built(True).resume()
-    with pytest.raises(UserError, match="belongs to a run with tf32 = True, not without tf32: give"):
-        built(False).resume()
+    words = ("without tf32", "with tf32 = True")
+    for tf32 in (False, True):
+        written = built(tf32)
+        written.fit(None)
+        written._save(3, is_best=False)
+        assert built(tf32).resume()
+        with pytest.raises(UserError, match=f"belongs to a run {words[tf32]}, not {words[not tf32]}: give"):
+            built(not tf32).resume()
 
 
 def test_tf32_is_for_convolutions_alone():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from common.errors import UserError
+
 # Published configurations have some hundred lines, a depth of three or four, and hardly ever an anchor.
 MAX_LENGTH, MAX_DEPTH, MAX_VALUES, MAX_SCALAR = 1 << 15, 32, 1 << 12, 1000
+
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class _BoundedLoader(yaml.SafeLoader):
@@ -40,12 +45,14 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[tuple[str, str], int] = {}
+        lines: dict[Any, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ValueError(f"line {line}: a key that is no word")
-            if (name := (key.tag, key.value)) in lines:
+            # as values: 16 and 0x10 are one key
+            name = ("<<",) if key.tag == MERGE else self.construct_object(key)
+            if name in lines:
                 raise ValueError(f"the key '{key.value[:80]}' stands twice, in lines {lines[name]} and {line}")
             lines[name] = line
         return super().construct_mapping(node, deep=deep)
@@ -76,3 +83,18 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())[:300]) from error
     except (KeyError, OverflowError, RecursionError, TypeError) as error:
         raise ValueError(f"a value that cannot be read ({error})") from error
+
+
+def read_yaml_file(path: str | Path) -> Any:
+    """The value of a YAML file.
+
+    Raises:
+        UserError: unreadable, not YAML, a key that stands twice, or more than a configuration can be.
+    """
+    try:
+        with open(path, "rb") as file:
+            return read_yaml(file.read(4 * MAX_LENGTH + 1).decode())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error

@@ -1,0 +1,110 @@
+"""What somebody calls a run is a name: no pattern, no format, and no path that leaves its root."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from common.command_line import is_inside
+from common.data import load_dataset
+from common.errors import UserError
+from mtkd_rl.student import latest_run
+from tests.processes import CNN, snapshot
+
+# names that mean something to a shell, to glob, to str.format, to %, to regular expressions
+PATTERNS = [
+    "lr[0.05]",
+    "*",
+    "?",
+    "a*",
+    "[!x]",
+    "**",
+    "{0}",
+    "{dataset}",
+    "{x.__class__}",
+    "%s",
+    "%(x)s",
+    "(",
+    "a|b",
+    "$HOME",
+    "~",
+]
+ESCAPES = ["..", "/../..", "../x", "a/../../x", "/tmp/x", "a/b/../../../x"]
+
+SETTINGS = {"a": [1, 2]}
+
+
+def finished(directory: Path, started: str) -> None:
+    directory.mkdir(parents=True)
+    (directory / "run.json").write_text(json.dumps({"settings": SETTINGS, "started": started}))
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_a_run_is_found_again_by_its_name_alone(name, tmp_path):
+    prefix = f"resnet8_cifar100_rl_{name}_1_vgg8"
+    assert latest_run(tmp_path / "absent", prefix, SETTINGS) is None
+    finished(tmp_path / f"{prefix}01-01-2026", "2026-01-01")
+    finished(tmp_path / f"{prefix}02-01-2026", "2026-01-02")
+    finished(tmp_path / "resnet8_cifar100_rl_lr0_1_vgg803-01-2026", "2026-01-03")  # which `lr[0.05]` would match
+    (tmp_path / "a file").touch()
+    assert latest_run(tmp_path, prefix, SETTINGS) == tmp_path / f"{prefix}02-01-2026"
+    assert latest_run(tmp_path, prefix, {"a": [1]}) is None
+
+
+# script, arguments around the name
+FLAGS = {
+    "trial of a teacher": ("mtkd_rl.train_baseline", ["--trial"]),
+    "trial of a student": ("mtkd_rl.train_student_avg", ["--trial"]),
+    "trial of another": ("mtkd_rl.train_student_rl", ["--trial"]),
+    "name of a student": ("mlkd.train", ["-n"]),
+    "name of a teacher": ("mlkd.train_teacher", ["--model", "resnet18", "-n"]),
+    "restored file": ("tfkd.main", ["--restore_file"]),
+    "evaluated file": ("tfkd.evaluate", ["--restore_file"]),
+}
+
+
+@pytest.mark.parametrize("name", [*ESCAPES, "", ".", "a/b", "a\nb", "a\x00b"])
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_name_that_is_no_name(flag, name, call, workspace):
+    workspace.experiment(CNN)
+    script, arguments = FLAGS[flag]
+    before = snapshot(workspace.root.parent)
+    ended = call([*arguments, name], script)
+    assert ended.code == 2
+    assert re.fullmatch(r"error: argument [^\n]+ is not a plain name[^\n]+\n", ended.stderr), ended.stderr
+    assert snapshot(workspace.root.parent) == before
+
+
+KEYS = {
+    **{f"project {name}": ("EXPERIMENT.PROJECT", name) for name in [*ESCAPES, "a\x00b", "a\nb"]},
+    **{f"name {name!r}": ("EXPERIMENT.NAME", name) for name in ["..", ".", "a\x00b", "a\nb"]},
+    **{f"tag {name!r}": ("EXPERIMENT.TAG", name) for name in ["..", "."]},
+}
+
+
+@pytest.mark.parametrize("case", KEYS)
+@pytest.mark.parametrize("way", ["file", "command line"])
+def test_a_place_outside_of_the_output(way, case, call, workspace):
+    key, value = KEYS[case]
+    arguments = [key, value]
+    if way == "file":
+        file = workspace.root / "mine.yaml"
+        file.write_text(f"EXPERIMENT:\n  {key.partition('.')[2]}: {json.dumps(value)}\n")
+        arguments = ["--cfg", str(file)]
+    before = snapshot(workspace.root.parent)
+    ended = call([*arguments, "DISTILLER.STUDENT", "resnet8", "--no-download"], "edkd.tools.train")
+    assert ended.code == 2
+    assert re.fullmatch(rf"error: {key} is [^\n]+, but must be the name of a directory[^\n]*\n", ended.stderr), ended
+    assert snapshot(workspace.root.parent) == before
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_data_outside_of_their_directory(name, tmp_path):
+    with pytest.raises(UserError, match=r"is not below .*: give its name, and its directory with --data-dir"):
+        load_dataset(name, tmp_path, download=False)
+
+
+@pytest.mark.parametrize("name", [*PATTERNS, "a/b", "...", "a..b", "é", "a b"])
+def test_names_that_stay_inside(name):
+    assert is_inside(name)

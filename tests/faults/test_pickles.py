@@ -1,0 +1,97 @@
+"""CIFAR's pickles name what the published files need, and nothing else."""
+
+import io
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from common.data.cifar import _ALLOWED, _unpickle
+from common.errors import UserError
+
+IMAGES = np.arange(12, dtype=np.uint8).reshape(2, 6)
+
+# module and name of what is refused
+OTHERS = [
+    ("numpy.f2py.crackfortran", "crackfortran"),
+    ("numpy.f2py", "main"),
+    ("numpy.f2py.diagnose", "run_command"),
+    ("numpy.testing._private.utils", "runstring"),
+    ("numpy.distutils.exec_command", "exec_command"),
+    ("numpy", "load"),
+    ("numpy", "fromfile"),
+    ("numpy", "memmap"),
+    ("numpy", "scalar"),
+    ("numpy", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "ndarray"),
+    ("numpy.core.multiarray", "dtype"),
+    ("numpy.f2py", "ndarray"),
+    ("numpy.f2py", "dtype"),
+    ("numpy.anything", "_reconstruct"),
+    ("numpy.core.records", "_reconstruct"),
+    ("numpy.ma.core", "_reconstruct"),
+    ("numpy.ma.core", "_mareconstruct"),
+    ("numpyx", "ndarray"),
+    ("_codecs", "decode"),
+    ("_codecs", "lookup"),
+    ("codecs", "encode"),
+    ("builtins", "eval"),
+    ("__builtin__", "eval"),
+    ("posix", "system"),
+    ("os", "system"),
+    ("copyreg", "_reconstructor"),
+    ("functools", "partial"),
+    ("operator", "attrgetter"),
+    ("torch", "load"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), OTHERS)
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_other_names_are_refused(protocol, module, name, tmp_path):
+    if protocol == 0:
+        content = f"c{module}\n{name}\n.".encode()
+    else:
+        words = b"".join(b"\x8c" + struct.pack("B", len(w)) + w.encode() for w in (module, name))
+        content = b"\x80\x04" + words + b"\x93."
+    with pytest.raises(UserError, match=rf"not a CIFAR file \(it refers to {module}\.{name}\)"):
+        _unpickle(tmp_path / "file", content)
+
+
+def test_a_dotted_name_leads_nowhere(tmp_path):
+    """Protocol 4 lets names have parts: `ndarray.tofile` writes."""
+    content = b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93."
+    with pytest.raises(UserError, match=r"it refers to numpy.ndarray.tofile"):
+        _unpickle(tmp_path / "file", content)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_and_bytes_of_every_protocol(protocol, tmp_path):
+    content = pickle.dumps(
+        {"data": IMAGES, "labels": [0, 1], "batch_label": b"\xff", "f": np.asfortranarray(IMAGES)}, protocol
+    )
+    found = _unpickle(tmp_path / "file", content)
+    assert np.array_equal(found["data"], IMAGES)
+    assert np.array_equal(found["f"], IMAGES)
+    assert found["labels"] == [0, 1]
+
+
+def test_names_as_python_2_wrote_them(tmp_path):
+    """The published files: protocol 2, numpy's names of before version 2, and no others."""
+    named = []
+
+    class Names(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            named.append((module, name))
+            return _ALLOWED[module, name]
+
+    out = io.BytesIO()
+    out.write(b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x03\x85")
+    out.write(
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03abctb."
+    )
+    assert Names(io.BytesIO(out.getvalue()), encoding="latin1").load().tolist() == [97, 98, 99]
+    assert named == list(_ALLOWED)[:3]
+    assert _unpickle(tmp_path / "file", out.getvalue()).tolist() == [97, 98, 99]
