@@ -4,7 +4,10 @@ import errno
 import re
 
 # what PyTorch, which raises a RuntimeError for it on a CPU, and the libraries below it say where memory is short
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED")
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory", "ALLOC_FAILED"),
+    *("insufficient shared memory", "killed by signal: Killed"),  # of workers that decode images
+)
 
 
 class UserError(Exception):

@@ -39,6 +39,10 @@ SHORT = {
     "CUDA itself": (RuntimeError("CUDA error: out of memory"), "CUDA error: out of memory"),
     "cuBLAS": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "not enough memory"),
     "a worker": (MemoryError(WORKER), "not enough memory (unable to allocate 3.5 tib)"),
+    "a worker that the system has killed": (
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+        "not enough memory",
+    ),
     "the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
 }
 OTHER = [ValueError("out of range"), RuntimeError("size mismatch"), OSError(errno.EACCES, "denied"), KeyError("memory")]
