@@ -49,7 +49,7 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint file with the safe loader, once its content agrees with the checksums in it.
 
     Files in PyTorch's format from before 1.6 have no checksums.
@@ -57,6 +57,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     Raises:
         UserError: no such file, not a checkpoint, truncated, changed since it was written, or asking to run code.
     """
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
@@ -133,7 +134,7 @@ def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return plain
 
 
-def load_weights(model: nn.Module, path: Path, name: str) -> dict[str, Any]:
+def load_weights(model: nn.Module, path: Path | str, name: str) -> dict[str, Any]:
     """Load a checkpoint file into `model`; every name and shape must fit.
 
     Args:
@@ -147,6 +148,7 @@ def load_weights(model: nn.Module, path: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: unreadable file, or weights of another architecture or class count.
     """
+    path = Path(path)
     content = load_checkpoint(path)
     apply_weights(model, model_weights(content, path), path, name)
     return content

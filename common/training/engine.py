@@ -356,7 +356,7 @@ class Trainer:
         """
         names = {id(parameter): name for name, parameter in self.method.named_parameters()}
         trained = parameters_of(self.optimizer)
-        unmoved = weights and {i for i, p in enumerate(trained) if torch.equal(weights[names[id(p)]].to(p), p.detach())}
+        unmoved = weights and {i for i, p in enumerate(trained) if torch.equal(weights[names[id(p)]], p.detach())}
         template = stepped_template(self.optimizer, self._make_optimizer)
         require_optimizer_state(state, self.optimizer, template, unmoved)
 

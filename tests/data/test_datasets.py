@@ -356,9 +356,5 @@ def test_absent_sets_without_download(name, folder, layout, tmp_path):
     with pytest.raises(UserError) as error:
         load_dataset(name, tmp_path / "data", download=False)
     assert str(error.value).startswith(f"{name} is not in {tmp_path}/data: place the published {folder}/ there by hand")
-<<<<<<< HEAD
     assert f"`python -m common.data.synthetic DEST --layout {layout}`" in str(error.value)
-=======
-    assert "`python -m common.data.synthetic DEST --layout " in str(error.value)
->>>>>>> faults
     assert not (tmp_path / "data").exists()
