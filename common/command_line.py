@@ -76,6 +76,15 @@ def plain_name(text: str) -> str:
     return text
 
 
+def inner_name(text: str) -> str:
+    """Type of a flag: a name, or several with / between them, of what lies in a directory given elsewhere."""
+    if text in ("", ".") or not is_inside(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a plain name: it names a file in a directory given elsewhere"
+        )
+    return text
+
+
 def nearest(name: str, names: Iterable[str], listed: str) -> str:
     """What to say about a name that there is not: those most like it, and how to see all.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
-from common.command_line import ArgumentParser, entry_point, plain_name
+from common.command_line import ArgumentParser, entry_point, inner_name
 from common.data import Batches
 from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model_dir", default="experiments/base_model", help="directory with params.json")
     parser.add_argument(
-        "--restore_file", type=plain_name, default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir"
+        "--restore_file", type=inner_name, default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir"
     )
     parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
     add_data_flags(parser, training=False)

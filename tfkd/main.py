@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any di
 import torch
 from torch import nn
 
-from common.command_line import ArgumentParser, entry_point, natural, plain_name, positive
+from common.command_line import ArgumentParser, entry_point, inner_name, natural, positive
 from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
 from common.training.engine import Accuracies, Trainer
@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--model_dir", default="experiments/base_experiments/base_resnet18/", help="directory with params.json")
     add(
         "--restore_file",
-        type=plain_name,
+        type=inner_name,
         metavar="NAME",
         help="start from NAME.pth.tar of model_dir (weights, optimiser, not epoch)",
     )

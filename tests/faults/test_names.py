@@ -64,7 +64,7 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize("name", [*ESCAPES, "", ".", "a/b", "a\nb", "a\x00b"])
+@pytest.mark.parametrize("name", [*ESCAPES, "", ".", "a\nb", "a\x00b"])
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_name_that_is_no_name(flag, name, call, workspace):
     workspace.experiment(CNN)
@@ -74,6 +74,13 @@ def test_a_name_that_is_no_name(flag, name, call, workspace):
     assert ended.code == 2
     assert re.fullmatch(r"error: argument [^\n]+ is not a plain name[^\n]+\n", ended.stderr), ended.stderr
     assert snapshot(workspace.root.parent) == before
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if "file" not in flag])
+def test_a_name_of_something_new_has_one_part(flag, call):
+    script, arguments = FLAGS[flag]
+    ended = call([*arguments, "a/b"], script)
+    assert (ended.code, "is not a plain name" in ended.stderr) == (2, True)
 
 
 KEYS = {
