@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import signal
 import xml.etree.ElementTree
 from pathlib import Path
@@ -253,7 +254,8 @@ class TestTeachers:
 
     def test_a_checkpoint_directory_of_ones_own(self, run_script, trained, small, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        flags = [*STUDENT, "--epochs", "1", *small, "--checkpoint-dir", trained]
+        own = shutil.copytree(trained, tmp_path / "own")
+        flags = [*STUDENT, "--epochs", "1", *small, "--checkpoint-dir", own]
         ended = run_script("train_student_avg", *flags, "--trial", "own")
         assert ended.code == 0, ended.stderr
 
