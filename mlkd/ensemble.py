@@ -88,6 +88,8 @@ def read_ensemble(path: Path) -> EnsembleFile:
     Raises:
         UserError: absent, not JSON, or lists that are missing, of other content, or of different length.
     """
+    if not path.exists():
+        raise UserError(f"cannot read {path}: there is no such file; experiments/mlkd/*_ensemble.json are ready to use")
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold an object with the lists models, names and weights")
