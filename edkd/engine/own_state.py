@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -126,11 +127,23 @@ def _fingerprint(value: Any) -> bytes | None:
     except TypeError:
         content = value
     try:
-        return pickle.dumps(content)
+        file = io.BytesIO()
+        _ByContent(file).dump(content)
+        return file.getvalue()
     except Exception as error:  # whatever objects do that cannot be pickled
         if is_out_of_memory(error):
             raise
         return None
+
+
+class _ByContent(pickle.Pickler):
+    """Pickles tensors by what they hold; PyTorch's own way has the address of their memory in it."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return tuple, ((str(value.dtype), tuple(value.shape), content),)
 
 
 def _into(present: Any, value: Any) -> Any:

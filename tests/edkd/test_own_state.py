@@ -1,6 +1,7 @@
 """What a distiller keeps in Python, over a checkpoint and `--resume`."""
 
 import collections
+import copy
 import io
 import json
 
@@ -12,7 +13,7 @@ from common.models import create_model
 from common.training.engine import Trainer
 from edkd.distillers._base import Distiller, student_view, teacher_view
 from edkd.engine.method import Distillation
-from edkd.engine.own_state import OwnState
+from edkd.engine.own_state import OwnState, _fingerprint
 
 BODY = """
 import collections
@@ -128,6 +129,16 @@ class Keeper(Distiller):
 def keeper() -> Keeper:
     student, teacher = create_model("resnet8"), create_model("resnet8")
     return Keeper(student_view(student), teacher_view(teacher))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_a_tensor_elsewhere_in_memory_has_not_changed(dtype):
+    value = {"a": torch.ones(3, dtype=dtype), "b": [torch.tensor(2).to(dtype)]}
+    kept = [copy.deepcopy(value) for _ in range(3)]  # all alive: at different addresses
+    assert len({_fingerprint(entry) for entry in kept}) == 1
+    kept[0]["a"][1] = 0
+    assert _fingerprint(kept[0]) != _fingerprint(kept[1])
+    assert _fingerprint(torch.ones(2, 3)) != _fingerprint(torch.ones(3, 2))
 
 
 def test_only_what_changed_is_saved_and_names_stay_together():
