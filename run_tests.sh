@@ -4,8 +4,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
 cd "$repository"
 find_environment packages || make_environment
-if ! "$PYTHON" -c 'import pytest, ruff, xdist' 2>/dev/null; then
-    echo "installing pytest, pytest-xdist and ruff into the environment of $(command -v "$PYTHON")"
+if ! "$PYTHON" -c 'import pytest, ruff, torchmetrics, xdist' 2>/dev/null; then
+    echo "installing pytest, pytest-xdist, ruff and torchmetrics into the environment of $(command -v "$PYTHON")"
     "$PYTHON" "$manager" add -e '.[test]'
 fi
 "$PYTHON" -m ruff check .

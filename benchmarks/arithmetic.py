@@ -62,7 +62,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], int
 def report_arithmetic(
     flops: int, batch_size: int, precisions: dict[str, torch.dtype], rates: dict[Any, list[float]]
 ) -> None:
-    """Print the operations a second of each side, and their share of what a matrix product reaches.
+    """Print the operations per second of each side, and their share of what a matrix product reaches.
 
     Args:
         flops: of a step.

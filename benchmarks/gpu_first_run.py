@@ -35,7 +35,7 @@ from benchmarks.first_run.summary import everything, summary
 from benchmarks.first_run.verdicts import ABSENT, FAILED, Check, Verdict, work
 from benchmarks.first_run.workers import Pool, shards_of, worker_command
 from benchmarks.timing import hardware
-from common.command_line import ArgumentParser, entry_point, positive
+from common.command_line import ArgumentParser, cli_main, positive_int
 from common.errors import UserError
 from common.plan.executors import cpu_count
 from common.training.runs import write_json
@@ -164,7 +164,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--list", action="store_true", help="print the names of the checks and leave")
     add("--output", type=Path, metavar="DIR", help="keep verdicts.json, summary.md and failures.txt there")
     add("--device", default="auto", help="auto (the first GPU where there is one), cpu, cuda:1 ...")
-    add("--jobs", type=positive, help="processes at a time (default: one a core)")
+    add("--jobs", type=positive_int, help="processes at a time (default: one a core)")
     add("--miniature", action="store_true", help="as on a CPU: smaller batches, fewer steps")
     add("--worker", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -173,7 +173,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-@entry_point
+@cli_main
 def main() -> None:
     started = process_start()
     args = parse_arguments()

@@ -22,15 +22,17 @@ import torch
 from torch import nn
 
 from benchmarks.timing import hardware
-from common.command_line import ArgumentParser, entry_point, positive
-from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization
+from common.command_line import ArgumentParser, cli_main, positive_int
+from common.data import Augmentation, Batch, DeviceLoader, ImageArrays, Normalization
 from common.errors import UserError
 from common.models import FAMILIES, create_model, list_models
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.layouts import LAYOUTS, convolution_kind
 from common.training.runs import write_json
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from, use_tf32
 from common.training.schedules import step_decay
+from common.training.training_step import Optimization
 from tfkd.methods import Baseline
 
 NETWORKS = ("tfkd/shufflenet_v2", "tfkd/resnet18", "tfkd/resnext29", "mdistiller/resnet8x4")
@@ -48,14 +50,16 @@ QUICK = {"batch_size": 128, "rounds": 3, "seconds": 0.15}  # what a first look t
 
 
 class RepeatedBatch:
-    """One batch of random images on the device, as `common.data.Batches` makes them, again and again."""
+    """One batch of random images on the device, as `common.data.DeviceLoader` makes them, again and again."""
 
     def __init__(self, size: int, image_size: int, steps: int, device: torch.device) -> None:
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (size, image_size, image_size, 3), dtype=np.uint8)
         images = ImageArrays(pixels, random.integers(0, 100, size))
-        normalization = Normalization((0.5,) * 3, (0.25,) * 3)
-        self.batch = next(Batches(images, size, normalization, device, augmentation=Augmentation(flip=True)).epoch(0))
+        normalization = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        self.batch = next(
+            DeviceLoader(images, size, normalization, device, augmentation=Augmentation(flip=True)).epoch(0)
+        )
         self.steps, self.samples = steps, steps * size
 
     def __len__(self) -> int:
@@ -184,17 +188,18 @@ def measure(network: str, precision: str, runtime: Runtime, batch_size: int, rou
     return Row(network, kind, precision, rates, {key: side.how for key, side in sides.items()})
 
 
+def _sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+
 def _side(student: nn.Module, runtime: Runtime, layout: torch.memory_format, batch_size: int, scratch: Path) -> Side:
     batches = RepeatedBatch(batch_size, 32, 5, runtime.device)
     trainer = Trainer(
         Baseline(student),
-        lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4),
-        step_decay(0.01, (), 1.0),
-        epochs=1,
-        train=batches,
-        test=batches,
-        runtime=runtime,
-        files=CheckpointFiles(scratch / "last", scratch / "best"),
+        Optimization(_sgd, step_decay(0.01, (), 1.0), epochs=1),
+        Loaders(batches, batches),
+        runtime,
+        CheckpointFiles(scratch / "last", scratch / "best"),
         settings={},
         layout=layout,
     )
@@ -248,13 +253,13 @@ def networks_of(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="FAMILY/NAME", help="or all")
     parser.add_argument("--precisions", nargs="+", choices=list(WAYS), default=list(WAYS), help="of the steps")
-    parser.add_argument("--batch-size", type=positive, default=128, help="images a step")
-    parser.add_argument("--rounds", type=positive, default=3, help="measurements of each side")
+    parser.add_argument("--batch-size", type=positive_int, default=128, help="images per step")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="measurements of each side")
     parser.add_argument("--seconds", type=float, default=0.3, help="of a measurement, at least")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no row is begun later than that")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table as JSON, too")

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.plain import plain_loader
 from benchmarks.timing import interleave, report
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
-from common.data import Augmentation, Batches, ImageArrays, load_dataset
+from common.command_line import REPOSITORY, ArgumentParser, cli_main
+from common.data import Augmentation, DeviceLoader, ImageArrays, load_dataset
 from common.errors import UserError
 from tfkd.experiment import CIFAR
 
@@ -28,7 +28,7 @@ def training_images(root: Path = REPOSITORY / "data") -> ImageArrays:
         return ImageArrays(pixels, random.integers(0, 100, 50_000))
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -43,7 +43,7 @@ def main() -> None:
     normalization, tfkd = CIFAR
     for name, augmentation in (("crop, flip, rotation", tfkd), ("crop, flip", Augmentation(padding=4, flip=True))):
         plain = plain_loader(images, normalization, augmentation, args.batch_size, args.workers)
-        ours = Batches(images, args.batch_size, normalization, device, augmentation=augmentation, shuffle=True)
+        ours = DeviceLoader(images, args.batch_size, normalization, device, augmentation=augmentation, shuffle=True)
 
         def plain_batches(plain=plain) -> int:
             return sum(len(next(plain)[0].to(device)) for _ in range(80))
@@ -51,7 +51,9 @@ def main() -> None:
         def our_epoch(ours=ours) -> int:
             return sum(len(batch.images) for batch in ours.epoch())
 
-        rates = interleave({"torchvision, DataLoader": plain_batches, "common.data.Batches": our_epoch}, args.rounds)
+        rates = interleave(
+            {"torchvision, DataLoader": plain_batches, "common.data.DeviceLoader": our_epoch}, args.rounds
+        )
         report(f"loader: {name}, batch {args.batch_size}, {args.workers} workers", rates)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
+
+if TYPE_CHECKING:
+    from common.data import Batch, BatchLoader
 
 DATA, REST = "batches", "the rest"
 IDLE = "no operator at work"
@@ -17,7 +20,7 @@ IDLE = "no operator at work"
 # Kind -> pattern of its operators' names on a CPU and of its kernels' names on a GPU; the first that matches counts.
 KINDS = {
     DATA: rf"^{DATA}$|index_?select",
-    "optimiser": r"Optimizer\.|multi_tensor|_fused_(sgd|adam)|FusedSgd|FusedAdam",
+    "optimizer": r"Optimizer\.|multi_tensor|_fused_(sgd|adam)|FusedSgd|FusedAdam",
     "batch norm": r"batch_?norm|bn_(fw|bw)",
     "convolution, backward": r"convolution_?backward|dgrad|wgrad|bprop|conv.*backward",
     "convolution, forward": r"conv|fprop|winograd",
@@ -41,16 +44,17 @@ def kind_of(operator: str) -> str:
 class MarkedBatches:
     """`batches` whose making a profile shows as such."""
 
-    def __init__(self, batches: Any) -> None:
+    def __init__(self, batches: BatchLoader) -> None:
         self._batches = batches
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batches, name)
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Any]:
+    @property
+    def samples(self) -> int:
+        return self._batches.samples
+
+    def epoch(self, epoch: int = 0) -> Iterator[Batch]:
         batches = iter(self._batches.epoch(epoch))
         while True:
             with record_function(DATA):
@@ -73,14 +77,15 @@ def shares(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
         if on_gpu:
             torch.cuda.synchronize()
         whole = time.perf_counter() - started
-    seconds: Counter[str] = Counter()
-    for event in profiler.events():
+    seconds = dict.fromkeys((*KINDS, IDLE), 0.0)
+    for event in profiler.events() or ():
         if not on_gpu:
             seconds[_kind_on_cpu(event)] += event.self_cpu_time_total * 1e-6
-        elif event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
+        elif event.device_type == DeviceType.CUDA and not event.is_user_annotation:
             seconds[kind_of(event.name)] += event.self_device_time_total * 1e-6
-    seconds[IDLE] = max(0.0, whole - seconds.total())
-    return {kind: seconds[kind] / seconds.total() for kind in (*KINDS, IDLE)}
+    seconds[IDLE] = max(0.0, whole - sum(seconds.values()))
+    together = sum(seconds.values())
+    return {kind: own / together for kind, own in seconds.items()}
 
 
 def _kind_on_cpu(event: Any) -> str:

@@ -3,7 +3,7 @@
 `python -m benchmarks.packing --script edkd --student resnet20` trains alone, `--teacher resnet32x4 --student resnet8x4`
 by EDKD (from an untrained teacher, as fast as a trained one), `--script tfkd --student shufflenet_v2` a baseline of
 Tf-KD. Flags that are not known here, such as `--amp bf16`, go to the script. Each training is a process of the script
-on CIFAR-100, on the generated set where that is absent; the cores are divided among them, a GPU they share. What counts
+on CIFAR-100, or the synthetic dataset where that is absent; they divide the cores and share a GPU. What counts
 is the time spent in training steps, in whole epochs during which all were at it.
 """
 
@@ -24,14 +24,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import hardware, how_it_ran
-from common.command_line import REPOSITORY, ArgumentParser, entry_point, positive
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, positive_int
 from common.errors import UserError
 from common.models import create_model
-from common.plan.datasets import is_present, provide
+from common.plan.budgets import load_budget
+from common.plan.datasets import ensure_dataset, is_present
 from common.plan.executors import cpu_count, start_process
 from common.plan.progress import last_line
+from common.run_record import find_records
+from common.safe_json import read_json_file
 from common.training.checkpoints import save_checkpoint
-from common.training.runs import read_json, write_json
+from common.training.runs import write_json
 
 POLL_SECONDS = 0.1
 
@@ -48,7 +51,7 @@ def edkd_flags(args: argparse.Namespace, place: Path) -> list[str]:
 
 def tfkd_flags(args: argparse.Namespace, place: Path) -> list[str]:
     """Of `tfkd/main.py`, for a run in the directory `place`."""
-    params = read_json(REPOSITORY / "experiments/base_experiments/base_resnet18/params.json")
+    params = read_json_file(REPOSITORY / "experiments/base_experiments/base_resnet18/params.json")
     write_json(place / "params.json", {**params, "model_version": args.student})
     return ["--model_dir", str(place)]
 
@@ -110,8 +113,9 @@ def steady_rate(rates: list[list[float]], begun: list[int]) -> float:
 
 def how_they_ran(places: Iterable[Path]) -> list[str]:
     """What the records of the runs in `places` say about how they computed, each way once."""
-    files = [file for place in places for file in place.rglob("run.json")]
-    return sorted({how_it_ran(read_json(file)["execution"]) for file in files})
+    records = [record for place in places for _, record in find_records(place)]
+    executions = (record.segments[-1].execution for record in records)
+    return sorted({how_it_ran(execution) for execution in executions if execution is not None})
 
 
 def mps_is_on() -> bool:
@@ -123,7 +127,7 @@ def mps_is_on() -> bool:
     return "CUDA_MPS_PIPE_DIRECTORY" in os.environ or any(name.startswith("nvidia-cuda-mps") for name in names)
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--script", choices=list(SCRIPTS), default="edkd", help="whose training")
@@ -131,13 +135,13 @@ def main() -> None:
     parser.add_argument("--teacher", help="edkd: network")
     parser.add_argument(
         "--jobs",
-        type=positive,
+        type=positive_int,
         nargs="+",
         default=[1, 2, 4],
         help="how many at a time, in turn; repeat them to see the spread",
     )
-    parser.add_argument("--epochs", type=positive, default=6, help="of each training")
-    parser.add_argument("--steps", type=positive, default=100, help="an epoch")
+    parser.add_argument("--epochs", type=positive_int, default=6, help="of each training")
+    parser.add_argument("--steps", type=positive_int, default=100, help="an epoch")
     args, more = parser.parse_known_args()
     if args.teacher and args.script != "edkd":
         parser.error("--teacher is for --script edkd: Tf-KD's setting is a baseline")
@@ -149,7 +153,7 @@ def main() -> None:
         data = REPOSITORY / "data"
         if not is_present("cifar100", data):
             data = Path(scratch, "data")
-            provide("cifar100", data, generated=True)
+            ensure_dataset("cifar100", data, load_budget("smoke"))
         print(f"packing: {what} | {hardware()}{service}", flush=True)
         measured: list[float] = []
         for count in args.jobs:

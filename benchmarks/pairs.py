@@ -1,12 +1,13 @@
 """What pairs of a weak and a strong view cost: with and without the strong one, and one image at a time with Pillow.
 
 `python -m benchmarks.pairs` takes CIFAR-100 from data/, or random images where it is absent. It prints two ratios: of
-pairs to weak views alone, both from `common.data.Batches`, and to the plain published way, in which worker processes do
-the same with Pillow.
+pairs to weak views alone, both from `common.data.DeviceLoader`, and to the plain published way, in which worker
+processes do the same with Pillow.
 """
 
 from __future__ import annotations
 
+import math
 import random
 
 import torch
@@ -14,10 +15,10 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torchvision import transforms
 
 from benchmarks.loader import training_images
-from benchmarks.plain import plain_loader
+from benchmarks.plain import normalized, plain_loader
 from benchmarks.timing import interleave, report
-from common.command_line import ArgumentParser, entry_point
-from common.data import Augmentation, Batches, Normalization, RandAugment
+from common.command_line import ArgumentParser, cli_main
+from common.data import Augmentation, DeviceLoader, Normalization, RandAugment
 from common.data.rand_augment import GRAY, MIDDLE, Operation
 
 CROP_FLIP = Augmentation(padding=4, flip=True)
@@ -41,7 +42,7 @@ def _operate(image: Image.Image, operation: Operation, magnitude: float) -> Imag
     if name == "Posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "Solarize":
-        return ImageOps.solarize(image, magnitude)
+        return ImageOps.solarize(image, math.ceil(magnitude))
     if name == "SolarizeAdd":
         return ImageOps.solarize(image.point(lambda value: value + magnitude), MIDDLE)
     if name == "Cutout":
@@ -63,7 +64,7 @@ def _operate(image: Image.Image, operation: Operation, magnitude: float) -> Imag
     return image.transform(image.size, Image.Transform.AFFINE, matrix)
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -74,27 +75,27 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, normalization, strong = training_images(), Normalization((0.5,) * 3, (0.25,) * 3), RandAugment()
+    images, normalization, strong = training_images(), Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), RandAugment()
     size = images.pixels.shape[1]
     weak_steps = transforms.Compose([transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip()])
-    tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(normalization.mean, normalization.std)])
+    tensor = normalized(normalization)
 
     def pair(image: Image.Image) -> torch.Tensor:
         return torch.stack([tensor(weak_steps(image)), tensor(plain_strong(weak_steps(image), strong))])
 
     plain = plain_loader(images, normalization, CROP_FLIP, args.batch_size, args.workers, pair)
     options = {"augmentation": CROP_FLIP, "shuffle": True}
-    single = Batches(images, args.batch_size, normalization, device, **options)
-    paired = Batches(images, args.batch_size, normalization, device, strong=strong, **options)
+    single = DeviceLoader(images, args.batch_size, normalization, device, **options)
+    paired = DeviceLoader(images, args.batch_size, normalization, device, strong=strong, **options)
 
-    def epoch_of(batches: Batches) -> int:
+    def epoch_of(batches: DeviceLoader) -> int:
         return sum(len(batch.images) for batch in batches.epoch())
 
     ours = {"weak alone": lambda: epoch_of(single), "weak and strong": lambda: epoch_of(paired)}
     report(f"pairs against weak views alone, batch {args.batch_size}", interleave(ours, args.rounds))
     sides = {
         "Pillow, DataLoader": lambda: sum(len(next(plain)[0].to(device)) for _ in range(40)),
-        "common.data.Batches": ours["weak and strong"],
+        "common.data.DeviceLoader": ours["weak and strong"],
     }
     report(f"pairs, batch {args.batch_size}, {args.workers} workers", interleave(sides, args.rounds))
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.plain import PlainLoop
+from benchmarks.plain import PlainDistillation
 from common.data import Normalization
+from common.losses import add_up
+from mlkd.student import MultiResNetV2
 
 
 def enlarging(size: int, jitter: float, normalization: Normalization) -> transforms.Compose:
@@ -23,11 +25,13 @@ def enlarging(size: int, jitter: float, normalization: Normalization) -> transfo
     )
 
 
-class PlainMultiLevel(PlainLoop):
+class PlainMultiLevel(PlainDistillation):
     """Sums the loss over the student's exits."""
+
+    student: MultiResNetV2
 
     def loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         heads = self.student.heads(images)
         with torch.no_grad():
             teacher_logits = self.teacher(images)
-        return sum(self._loss(logits, teacher_logits, targets) for logits in heads.values()), heads["final"]
+        return add_up(self._loss(logits, teacher_logits, targets) for logits in heads.values()), heads["final"]

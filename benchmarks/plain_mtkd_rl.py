@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainLoop
-from mtkd_rl.agent import RATE, Policy, State
+from common.losses import add_up
+from common.models import Network
 from mtkd_rl.features import FeatureTransforms
+from mtkd_rl.methods import AGENT_LR, Policy, State
 from mtkd_rl.teachers import show
-
-
-class StudentWithTransforms(nn.Module):
-    """What the optimiser trains."""
-
-    def __init__(self, student: nn.Module, transforms: FeatureTransforms) -> None:
-        super().__init__()
-        self.student, self.transforms = student, transforms
 
 
 class PlainMultiTeacher(PlainLoop):
@@ -33,8 +27,8 @@ class PlainMultiTeacher(PlainLoop):
 
     def __init__(
         self,
-        student: nn.Module,
-        teachers: nn.ModuleDict,
+        student: Network,
+        teachers: Sequence[Network],
         transforms: FeatureTransforms,
         policy: Policy,
         temperature: float,
@@ -43,9 +37,11 @@ class PlainMultiTeacher(PlainLoop):
         device: torch.device,
         learning_rate: float,
     ) -> None:
-        super().__init__(StudentWithTransforms(student, transforms), teachers, None, loader, device, learning_rate)
+        super().__init__(nn.ModuleList([student, transforms]), loader, device, learning_rate)
+        self.student, self.transforms = student, transforms
+        self.teachers = [teacher.to(device).eval() for teacher in teachers]
         self.policy, self.T, self.feat_weight = policy.to(device).requires_grad_(True), temperature, feat_weight
-        self.agent_optimizer = torch.optim.SGD(self.policy.parameters(), lr=RATE)
+        self.agent_optimizer = torch.optim.SGD(self.policy.parameters(), lr=AGENT_LR)
         self.memory: list[tuple[State, Tensor]] = []
 
     def divergence(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -54,10 +50,10 @@ class PlainMultiTeacher(PlainLoop):
         return F.kl_div(log_p, q, reduction="none").sum(1) * self.T**2
 
     def loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        shown = show(self.student.student, images)
+        shown = show(self.student, images)
         with torch.no_grad():
-            teachers = [show(teacher, images) for teacher in self.teacher.values()]
-        views = self.student.transforms(shown.map)
+            teachers = [show(teacher, images) for teacher in self.teachers]
+        views = self.transforms(shown.map)
         with torch.no_grad():
             pairs = list(zip(views, teachers, strict=True))
             state = State(
@@ -93,7 +89,7 @@ class PlainMultiTeacher(PlainLoop):
                 for table in self.policy(state)
             ]
             self.agent_optimizer.zero_grad()
-            sum(losses).backward()
+            add_up(losses).backward()
             self.agent_optimizer.step()
         self.memory.clear()
         return count

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.command_line import REPOSITORY, ArgumentParser, cli_main
 
 COMMANDS = {
     "tfkd": "tfkd.main --model_dir base_shufflenetv2",
@@ -36,7 +37,7 @@ def child() -> None:
     imported = time.time()
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from common.data import Batches, cifar
+    from common.data import Batch, DeviceLoader, cifar
 
     calls = {}
 
@@ -46,13 +47,18 @@ def child() -> None:
         calls.setdefault(function.__name__, (before, time.time()))
         return result
 
+    epoch_of = DeviceLoader.epoch
+
+    def timed_epoch(self: DeviceLoader, epoch: int = 0) -> Iterator[Batch]:
+        return timed(epoch_of, self, epoch)
+
     def stop(*_) -> None:
         data, begun = calls["load"][1] - calls["load"][0], calls["epoch"][0]
         print(json.dumps([imported - started, data, begun - imported - data, time.time() - begun]), flush=True)
         os._exit(0)
 
     cifar.load = functools.partial(timed, cifar.load)
-    Batches.epoch = lambda *args, epoch=Batches.epoch: timed(epoch, *args)
+    DeviceLoader.epoch = timed_epoch
     register_optimizer_step_post_hook(stop)
     sys.argv = [script.__file__, *sys.argv[3:]]
     script.main()
@@ -69,7 +75,7 @@ def measure(command: str, data: Path) -> list[float]:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)

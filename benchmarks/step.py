@@ -1,4 +1,4 @@
-"""A whole training step (loader, forward, backward, optimiser, metrics) against a plain published-style loop.
+"""A whole training step (loader, forward, backward, optimizer, metrics) against a plain published-style loop.
 
 `python -m benchmarks.step --student shufflenet_v2` trains by cross-entropy as Tf-KD's baselines do;
 `python -m benchmarks.step --paper edkd --teacher resnet32x4 --student resnet8x4` by EDKD;
@@ -16,49 +16,52 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.arithmetic import flops_of, matrix_product, report_arithmetic
 from benchmarks.loader import training_images
 from benchmarks.operators import MarkedBatches, report_shares, shares
-from benchmarks.plain import PlainLoop, plain_loader
+from benchmarks.plain import PlainBaseline, PlainDistillation, PlainLoop, plain_loader
 from benchmarks.timing import how_it_ran, interleave, report
-from common.command_line import ArgumentParser, entry_point, positive
-from common.data import Augmentation, Batches, Normalization
+from common.command_line import ArgumentParser, cli_main, positive_int
+from common.data import Augmentation, DeviceLoader, Normalization
+from common.losses import add_up
 from common.models import create_model
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.method import Method
 from common.training.runtime import AMP_DTYPES, Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
+from common.training.training_step import Optimization
+
+if TYPE_CHECKING:
+    from common.data import BatchLoader
 
 LEARNING_RATE = 0.01
 
 
 @dataclasses.dataclass
 class Setting:
-    """What a paper trains: networks, method, and how the plain loop computes the same loss.
+    """What a paper trains: its method, and the plain loop that computes the same loss.
 
     Attributes:
-        plain_loss: (student's logits, teacher's logits or None, targets) -> loss.
-        plain_loop: (loader, device) -> the plain loop, where it needs more than logits.
+        make_method: with networks of its own, always of the same weights.
+        make_plain_loop: (loader, device) -> the plain loop, with networks of its own and those weights.
         plain_transform: of one image, where it is another than the augmentation.
         enlarge: makes our batches of the batches of small images, where those are not what is trained on.
     """
 
     title: str
-    student: nn.Module
-    teacher: nn.Module | None
-    make_method: Callable[[nn.Module, nn.Module | None], Method]
-    plain_loss: Callable[[Tensor, Tensor | None, Tensor], Tensor] | None
-    preparation: tuple[Normalization, Augmentation]
+    make_method: Callable[[], Method]
+    make_plain_loop: Callable[[Iterator, torch.device], PlainLoop]
+    transforms_for: tuple[Normalization, Augmentation]
     batch_size: int
-    plain_loop: Callable[[Iterator, torch.device], PlainLoop] | None = None
     plain_transform: Callable | None = None
-    enlarge: Callable[[Batches], Any] | None = None
+    enlarge: Callable[[DeviceLoader], BatchLoader] | None = None
 
 
 def tfkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
@@ -68,13 +71,11 @@ def tfkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime
 
     student = create_model(args.student or "shufflenet_v2", 100, family="tfkd")
     return Setting(
-        f"Tf-KD baseline of {args.student or 'shufflenet_v2'}",
-        student,
-        None,
-        lambda student, teacher: Baseline(student),
-        lambda logits, teacher_logits, targets: F.cross_entropy(logits, targets),
-        CIFAR,
-        128,
+        title=f"Tf-KD baseline of {args.student or 'shufflenet_v2'}",
+        make_method=lambda: Baseline(copy.deepcopy(student)),
+        make_plain_loop=lambda loader, device: PlainBaseline(copy.deepcopy(student), loader, device, LEARNING_RATE),
+        transforms_for=CIFAR,
+        batch_size=128,
     )
 
 
@@ -94,43 +95,42 @@ def edkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime
     def plain_loss(logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, targets) + edkd_loss(logits, teacher_logits, targets, cfg.EDKD.T)
 
+    def plain_loop(loader: Iterator, device: torch.device) -> PlainLoop:
+        networks = copy.deepcopy((student, teacher))
+        return PlainDistillation(*networks, plain_loss, loader, device, LEARNING_RATE)
+
     return Setting(
-        f"EDKD, {names[0]} teaches {names[1]}",
-        student,
-        teacher,
-        lambda student, teacher: make_method(cfg, student, teacher, all_targets, runtime),
-        plain_loss,
-        CIFAR100,
-        64,
+        title=f"EDKD, {names[0]} teaches {names[1]}",
+        make_method=lambda: make_method(cfg, *copy.deepcopy((student, teacher)), all_targets, runtime),
+        make_plain_loop=plain_loop,
+        transforms_for=CIFAR100,
+        batch_size=64,
     )
 
 
 def mtkd_rl_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
     """MTKD-RL after its first epoch, with the paper's four teachers."""
     from benchmarks.plain_mtkd_rl import PlainMultiTeacher
-    from mtkd_rl.comparison import Options
     from mtkd_rl.experiment import SMALL_IMAGES
     from mtkd_rl.methods import MultiTeacherRL
+    from mtkd_rl.multi_teacher import Options
 
     names = ["RegNetY_400MF", "RegNetX_400MF", "resnet32x4", "wrn_28_4"]
     student = create_model(args.student or "ShuffleV2", 100, family="mtkd_rl")
-    teachers = nn.ModuleDict({name: create_model(name, 100, family="mtkd_rl") for name in names})
+    teachers = {name: create_model(name, 100, family="mtkd_rl") for name in names}
     options = Options()
-    method = MultiTeacherRL(student, dict(teachers.items()), 32, options)
+    method = MultiTeacherRL(student, teachers, 32, options)
 
     def plain_loop(loader: Iterator, device: torch.device) -> PlainLoop:
-        modules = copy.deepcopy((student, teachers, method.transforms, method.agent.policy))
+        modules = copy.deepcopy((student, list(teachers.values()), method.transforms, method.agent.policy))
         return PlainMultiTeacher(*modules, options.temperature, options.feat_weight, loader, device, LEARNING_RATE)
 
     return Setting(
-        f"MTKD-RL, {', '.join(names)} teach {args.student or 'ShuffleV2'}",
-        student,
-        teachers,
-        lambda student, teachers: method,
-        None,
-        SMALL_IMAGES["cifar100"],
-        64,
-        plain_loop,
+        title=f"MTKD-RL, {', '.join(names)} teach {args.student or 'ShuffleV2'}",
+        make_method=lambda: copy.deepcopy(method),
+        make_plain_loop=plain_loop,
+        transforms_for=SMALL_IMAGES["cifar100"],
+        batch_size=64,
     )
 
 
@@ -140,46 +140,43 @@ def mlkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime
 
     from benchmarks.plain_mlkd import PlainMultiLevel, enlarging
     from mlkd.data import JITTER, NORMALIZATION
-    from mlkd.enlarged import EnlargedBatches
-    from mlkd.losses import teach_loss
+    from mlkd.losses import kd_loss
     from mlkd.methods import MultiLevel
-    from mlkd.mixing import Mixing
+    from mlkd.mixup_cutmix import MixupCutmix
     from mlkd.student import MultiResNetV2
-    from mlkd.teachers import Input, create_network
+    from mlkd.teachers import InputSpec, create_network
+    from mlkd.upscaled import UpscaledLoader
 
-    name, loss = args.teacher or "resnetv2_50x1_bit", partial(teach_loss, alpha=0.5, temperature=10.0)
-    student, teacher = MultiResNetV2(100), create_network(name, Input(224, 100, NORMALIZATION))
+    name, loss = args.teacher or "resnetv2_50x1_bit", partial(kd_loss, alpha=0.5, temperature=10.0)
+    student, teacher = MultiResNetV2(100), create_network(name, InputSpec(224, 100, NORMALIZATION))
 
     def plain_loop(loader: Iterator, device: torch.device) -> PlainLoop:
         return PlainMultiLevel(*copy.deepcopy((student, teacher)), loss, loader, device, LEARNING_RATE)
 
     return Setting(
-        f"MLKD, {name} teaches ResNetV2-50 with early exits",
-        student,
-        teacher,
-        lambda student, teacher: MultiLevel(student, teacher, Mixing(100, 0.0, 0.0), 0.5, 10.0),
-        None,
-        (Normalization((0.0,) * 3, (1.0,) * 3), Augmentation()),
-        64,
-        plain_loop,
-        enlarging(224, JITTER, NORMALIZATION),
-        lambda small: EnlargedBatches(small, 224, 256, NORMALIZATION, jitter=JITTER, train=True),
+        title=f"MLKD, {name} teaches ResNetV2-50 with early exits",
+        make_method=lambda: MultiLevel(*copy.deepcopy((student, teacher)), MixupCutmix(100, 0.0, 0.0), 0.5, 10.0),
+        make_plain_loop=plain_loop,
+        transforms_for=(Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), Augmentation()),
+        batch_size=64,
+        plain_transform=enlarging(224, JITTER, NORMALIZATION),
+        enlarge=lambda small: UpscaledLoader(small, 224, 256, NORMALIZATION, jitter=JITTER, train=True),
     )
 
 
 SETTINGS = {"tfkd": tfkd_setting, "edkd": edkd_setting, "mtkd_rl": mtkd_rl_setting, "mlkd": mlkd_setting}
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--paper", choices=list(SETTINGS), default="tfkd", help="whose method is trained")
     parser.add_argument("--student", help="network (default: the paper's example)")
     parser.add_argument("--teacher", help="edkd, mlkd: network (default: resnet32x4, resnetv2_50x1_bit)")
-    parser.add_argument("--batch-size", type=positive, help="default: the paper's")
-    parser.add_argument("--workers", type=positive, default=2, help="worker processes of the plain loader")
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--steps", type=positive, help="steps a measurement (default: 4, on a GPU 200)")
+    parser.add_argument("--batch-size", type=positive_int, help="default: the paper's")
+    parser.add_argument("--workers", type=positive_int, default=2, help="worker processes of the plain loader")
+    parser.add_argument("--rounds", type=positive_int, default=5)
+    parser.add_argument("--steps", type=positive_int, help="steps a measurement (default: 4, on a GPU 200)")
     parser.add_argument("--profile", action="store_true", help="print which operators our time goes into, too")
     add_runtime_flags(parser)
     args = parser.parse_args()
@@ -195,10 +192,10 @@ def main() -> None:
         batch_size = args.batch_size or setting.batch_size
         # an epoch, which is what a measurement is for our side, begins with work of its own
         steps = args.steps or (200 if runtime.device.type == "cuda" else 4)
-        normalization, augmentation = setting.preparation
+        normalization, augmentation = setting.transforms_for
         loader = plain_loader(images, normalization, augmentation, batch_size, args.workers, setting.plain_transform)
-        plain = (setting.plain_loop or plain_loop_by_logits(setting))(loader, runtime.device)
-        batches = Batches(
+        plain = setting.make_plain_loop(loader, runtime.device)
+        small = DeviceLoader(
             images,
             batch_size,
             normalization,
@@ -207,17 +204,17 @@ def main() -> None:
             shuffle=True,
             limit=steps,
         )
-        if setting.enlarge:
-            batches = setting.enlarge(batches)
+        batches = setting.enlarge(small) if setting.enlarge else small
         trainer = Trainer(
-            setting.make_method(setting.student, setting.teacher),
-            lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),
-            step_decay(LEARNING_RATE, (), 1.0),
-            epochs=1,
-            train=batches,
-            test=batches,
-            runtime=runtime,
-            files=CheckpointFiles(Path(scratch) / "last", Path(scratch) / "best"),
+            setting.make_method(),
+            Optimization(
+                lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),
+                step_decay(LEARNING_RATE, (), 1.0),
+                epochs=1,
+            ),
+            Loaders(batches, batches),
+            runtime,
+            CheckpointFiles(Path(scratch) / "last", Path(scratch) / "best"),
             settings={},
         )
         difference = max(loss_difference(plain, trainer, *batch[:3]) for batch in batches.epoch())
@@ -240,21 +237,15 @@ def main() -> None:
         # counted on the plain side, for both compute the same, ours partly out of the counter's sight
         report_arithmetic(flops_of(lambda: plain.steps(1)), batch_size, precisions, rates)
         if args.profile:
-            trainer.train = MarkedBatches(batches)
+            trainer.loaders = Loaders(MarkedBatches(batches), batches)
             report_shares(ours, shares(our_steps, runtime.device))
-
-
-def plain_loop_by_logits(setting: Setting) -> Callable[[Iterator, torch.device], PlainLoop]:
-    """The plain loop of a loss that needs logits alone."""
-    networks = copy.deepcopy((setting.student, setting.teacher))
-    return lambda loader, device: PlainLoop(*networks, setting.plain_loss, loader, device, LEARNING_RATE)
 
 
 def loss_difference(plain: PlainLoop, trainer: Trainer, images: Tensor, targets: Tensor, indices: Tensor) -> float:
     """Relative difference of both sides' losses on one batch at the same weights; the plain side reads contiguously."""
     with torch.no_grad():
         theirs, _ = plain.loss(images.contiguous(), targets)
-        ours = sum(trainer.method(images, targets, indices, 1).losses.values())
+        ours = add_up(trainer.method(images, targets, indices, 1).losses.values())
     return abs(ours - theirs).item() / theirs.item()
 
 

@@ -16,13 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.errors import UserError
 from common.hardware import cpu_name
 from common.plan.estimate import STEP_TIMES, epoch_rates
 from common.plan.plan import PlannedRun, load_plan
 from common.plan.tasks import read_records
-from common.results.reported import EXPERIMENTS, read_data
+from common.results.reported import EXPERIMENTS
+from common.safe_json import read_json_file
 from common.training.runs import write_json
 
 
@@ -41,16 +42,16 @@ def collect(output: Path) -> tuple[dict[str, Any], list[str]]:
     """Experiment -> images per second and published epochs of the finished runs below `output`; and their hardware."""
     runs, hardware = {}, set()
     for home in sorted(output.glob("*/seed_0/*")):
-        for experiment, record in sorted(read_records(home).items()):
-            rates = epoch_rates(record.directory / "metrics.jsonl")
+        for experiment, found in sorted(read_records(home).items(), key=lambda item: item[0]):
+            rates, record = epoch_rates(found.directory), found.record
             if record.done and rates:
-                content = record.content
-                on_gpu = content["runtime"]["device"] == "cuda"
-                threads = f"{content['hardware']['threads']} threads"
-                hardware.add(content["hardware"]["gpu"] if on_gpu else f"{cpu_name()} (CPU), {threads}")
+                segment = record.segments[-1]
+                on_gpu = segment.runtime.get("device") == "cuda"
+                threads = f"{segment.hardware.get('threads')} threads"
+                hardware.add(segment.hardware.get("gpu") if on_gpu else f"{cpu_name()} (CPU), {threads}")
                 runs[f"{home.name} {experiment}"] = {
                     "images_per_second": round(statistics.median(rates), 2),
-                    "epochs": content["budget"]["published_epochs"],
+                    "epochs": record.budget.get("published_epochs"),
                 }
     return runs, sorted(hardware)
 
@@ -60,7 +61,7 @@ def escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "results" / "step_times", help="where runs go")
@@ -78,13 +79,13 @@ def main() -> None:
         raise UserError("no run came to its end: nothing was measured")
     load = f"load average {os.getloadavg()[2]:.1f} on {os.cpu_count()} cores"  # who else was at work meanwhile
     file = EXPERIMENTS / STEP_TIMES
-    before = read_data(file)["runs"] if file.is_file() else {}
+    before = read_json_file(file)["runs"] if file.is_file() else {}
     write_json(
         file,
         {
             "hardware": f"{' and '.join(hardware)}, {load}",
             "date": time.strftime("%Y-%m-%d"),
-            "runs": dict(sorted({**before, **measured}.items())),
+            "runs": dict(sorted({**before, **{n: {**before.get(n, {}), **m} for n, m in measured.items()}}.items())),
         },
     )
     print(f"{len(measured)} experiments measured: {file}")

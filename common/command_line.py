@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import hashlib
+import io
+import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +18,8 @@ from typing import NoReturn
 
 from common.errors import TrainingError, UserError, is_out_of_memory, memory_shortage
 
+MOST_NAME_BYTES = 200  # of a name in a directory; file systems have 255, and what lies beside it has longer names
+LARGEST_COUNT, LARGEST_NUMBER = 10**6, 1e12  # in flags and keys: more is a slip, and overflows somewhere
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -36,37 +42,97 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        found, unknown = self.parse_known_args(args, namespace)
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(args, namespace or argparse.Namespace())
         if unknown:
-            misspelt = unknown[0].partition("=")[0]
-            close = difflib.get_close_matches(misspelt, self._option_string_actions, n=1) if misspelt[0] == "-" else []
+            misspelled = unknown[0].partition("=")[0]
+            close = (
+                difflib.get_close_matches(misspelled, self._option_string_actions, n=1) if misspelled[0] == "-" else []
+            )
             hint = f": did you mean '{close[0]}'?" if close else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_with_home(word) for word in words], namespace or argparse.Namespace())
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
-def positive(text: str) -> int:
-    """Type of a flag: an integer from 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return int(text)
+def _with_home(word: str) -> str:
+    """`--flag=~/place` as shells pass on `--flag ~/place`."""
+    flag, equals, value = word.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if flag[:1] == "-" and equals and value[:1] == "~" else word
 
 
-def natural(text: str) -> int:
-    """Type of a flag: an integer from 0 that fits into 64 bits."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 2^63")
-    return int(text)
+def whole_number(low: int, high: int = LARGEST_COUNT) -> Callable[[str], int]:
+    """Type of a flag: an integer from `low` to `high`."""
+
+    def read(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,19}", text) else None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not {_kind(low, high)}")
+        return value
+
+    return read
+
+
+def _kind(low: int, high: int) -> str:
+    names = {(1, LARGEST_COUNT): "a positive number", (0, LARGEST_COUNT): "a number from 0"}
+    beyond = f" up to {high}" if high == LARGEST_COUNT else ""
+    return names.get((low, high), f"a number from {low} to {high}") + (beyond if (low, high) in names else "")
+
+
+positive_int, nonnegative_int = whole_number(1), whole_number(0)
+seed_number = whole_number(0, 2**63 - 1)
+
+
+def real_number(low: float, high: float = LARGEST_NUMBER, *, above: bool = False) -> Callable[[str], float]:
+    """Type of a flag: a number from `low` to `high`, or only `above` `low`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if above else low <= value) or not value <= high:
+            kind = f"above {low:g}" if above else f"from {low:g}"
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not a number {kind} to {high:g}")
+        return value
+
+    return read
+
+
+nonnegative_float, positive_float = real_number(0), real_number(0, above=True)
+
+
+def byte_count(text: str) -> int:
+    """Type of a flag: bytes, as a number alone or one with K, M, G or T (powers of 1024): 4G, 1.5GB."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give bytes, or a number with K, M, G or T (4G)")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 def is_inside(path: str) -> bool:
     """Whether a path that somebody chose as a name stays below the directory that it is appended to."""
     parts = Path(path).parts
     return path.isprintable() and not Path(path).is_absolute() and ".." not in parts
+
+
+def shortened(name: str, most: int = MOST_NAME_BYTES) -> str:
+    """A name of at most `most` bytes: as it is, or its beginning and a digest of all of it."""
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    return f"{content[: most - 13].decode(errors='ignore')}-{digest}"
 
 
 def plain_name(text: str) -> str:
@@ -83,6 +149,11 @@ def inner_name(text: str) -> str:
             f"{text!r} is not a plain name: it names a file in a directory given elsewhere"
         )
     return text
+
+
+def printable(path: Path) -> str:
+    """A path for people: bytes of names that are not UTF-8, which no text file can hold, as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def nearest(name: str, names: Iterable[str], listed: str) -> str:
@@ -103,30 +174,35 @@ def nearest(name: str, names: Iterable[str], listed: str) -> str:
     return f"did you mean '{close[0]}'? ({others}`{listed}` lists all)" if close else f"`{listed}` lists all"
 
 
-def entry_point(main: Callable[[], None]) -> Callable[[], None]:
+def cli_main(main: Callable[[], None]) -> Callable[[], None]:
     """Turn exceptions into exit codes: 2 and one line for bad input, 1 for training that failed, 130 when stopped."""
 
     @functools.wraps(main)
     def run() -> None:
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, _stop)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character is no reason to end
+                stream.reconfigure(errors="backslashreplace")
         try:
             main()
             if "RANK" in os.environ:
                 _exit(0)
         except UserError as error:
-            _leave(f"error: {error}", 2)
+            _exit_with_error(f"error: {error}", 2)
         except TrainingError as error:
-            _leave(f"error: {error}", 1)
+            _exit_with_error(f"error: {error}", 1)
         except KeyboardInterrupt as advice:  # how to go on, from whoever knows
-            _leave("; ".join(["stopped", *map(str, advice.args)]), 130)
+            _exit_with_error("; ".join(["stopped", *map(str, advice.args)]), 130)
         except BrokenPipeError:
             os._exit(141)  # the reader of our output has gone; nothing can be said any more
         except Exception as error:
             if is_out_of_memory(error):  # outside of training, which says itself what to lower
                 advice = "take a smaller batch size or image size, fewer workers or processes, or more memory"
-                _leave(f"error: {memory_shortage(error)}; {advice}", 1)
+                _exit_with_error(f"error: {memory_shortage(error)}; {advice}", 1)
             if isinstance(error, OSError):  # such as a full disk
-                _leave(f"error: {error}", 1)
+                _exit_with_error(f"error: {error}", 1)
             raise
 
     return run
@@ -136,8 +212,9 @@ def _stop(signal_number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _leave(message: str, code: int) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # one process of a distributed run speaks for all
+def _exit_with_error(message: str, code: int) -> NoReturn:
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    if os.environ.get("RANK", "0") == "0" or not several:  # one process of a distributed run speaks for all
         print(" ".join(message.split()), file=sys.stderr, flush=True)
     _exit(code)
 
@@ -152,11 +229,12 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def find_path(path: str | Path, paper: str) -> Path:
+def resolve_path(path: str | Path, paper: str) -> Path:
     """Resolve a published path: against the working directory, then the paper's directory, then the repository root.
 
     Returns:
         The first that exists; where none does, the one in the working directory.
     """
+    path = os.path.expanduser(path)
     candidates = [Path.cwd() / path, REPOSITORY / paper / path, REPOSITORY / path]
     return next((c for c in candidates if c.exists()), candidates[0])

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
+
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def add_up(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one loss."""
+    return functools.reduce(operator.add, losses)
 
 
 def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

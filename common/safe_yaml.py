@@ -23,7 +23,7 @@ class _BoundedLoader(yaml.SafeLoader):
         self.depth = self.count = 0
         self.sizes: dict[int, int] = {}  # of finished nodes with all below them, by id
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             node = super().compose_node(parent, index)
@@ -58,7 +58,7 @@ class _BoundedLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _parts(node: yaml.Node) -> list[yaml.Node]:
+def _parts(node: yaml.Node | None) -> list[yaml.Node]:
     """What a node holds."""
     if isinstance(node, yaml.MappingNode):
         return [part for pair in node.value for part in pair]

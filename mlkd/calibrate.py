@@ -1,6 +1,6 @@
 """Learn an ensemble's weights: `python3 calibrate.py --ensemble config.json -d oxford-iiit` writes them into that file.
 
-As published they are fitted on the augmented training part; `--fit-on validation` takes images that no member has seen.
+As published they are fitted on the augmented training split; `--fit-on validation` takes images no member has seen.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.command_line import ArgumentParser, entry_point, find_path, positive
+from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.errors import UserError
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
-from mlkd.calibration import calibrate, combine, first_weights
-from mlkd.data import SEED, PartBatches, add_data_flags, load_data, make_batches, network_input
+from mlkd.calibration import Form, calibrate, combine, first_weights
+from mlkd.data import SEED, SplitLoader, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
 
@@ -31,7 +31,7 @@ ACCUMULATED = 128  # images whose gradients are summed before an update, as publ
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add_data_flags(parser)
-    parser.add_argument("-e", "--epochs", type=positive, default=15, help="how often all images are gone through")
+    parser.add_argument("-e", "--epochs", type=positive_int, default=15, help="how often all images are gone through")
     parser.add_argument("--ensemble", required=True, metavar="FILE", help="JSON that names the members")
     ours = parser.add_argument_group("added here")
     ours.add_argument(
@@ -53,9 +53,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class MemberLogits:
-    """The `LogitBatches` of members on images: each pass computes them anew, for the images' next epoch."""
+    """The `LogitBatches` of members on images: each pass computes them again, for the images' next epoch."""
 
-    def __init__(self, members: list[Teacher], batches: PartBatches, runtime: Runtime) -> None:
+    def __init__(self, members: list[Teacher], batches: SplitLoader, runtime: Runtime) -> None:
         self.networks = [member.network.to(runtime.device) for member in members]
         self.batches, self.runtime, self.epoch = batches, runtime, 0
 
@@ -74,7 +74,7 @@ class MemberLogits:
             yield self._logits(batch.images), batch.targets
 
 
-def describe(batches: list[tuple[Tensor, Tensor]], weights: Tensor, form: str) -> str:
+def describe(batches: list[tuple[Tensor, Tensor]], weights: Tensor, form: Form) -> str:
     """Cross-entropy and accuracy of the weighted members."""
     logits = torch.cat([combine(members, weights, form) for members, _ in batches])
     targets = torch.cat([targets for _, targets in batches])
@@ -87,7 +87,7 @@ def rounded(weights: Tensor) -> list[float]:
 
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
-    file = read_ensemble(find_path(args.ensemble, PAPER))
+    file = read_ensemble(resolve_path(args.ensemble, PAPER))
     file.require_architectures()
     print(file.reading)
     data = load_data(args)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     print(f"weights of the {args.form}: {weights}, written to {file.path}")
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.training.runs import read_json, write_json
-from mlkd.teachers import Input, Teacher, find_checkpoint, is_architecture, is_path, load_teachers, require_architecture
+from common.safe_json import read_json_file
+from common.training.runs import write_json
+from mlkd.teachers import (
+    InputSpec,
+    Teacher,
+    find_checkpoint,
+    is_architecture,
+    is_path,
+    load_teachers,
+    require_architecture,
+)
 
 
 class Ensemble(nn.Module):
@@ -26,15 +35,19 @@ class Ensemble(nn.Module):
         weights: one a member.
     """
 
+    weights: Tensor
+
     def __init__(self, members: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.register_buffer("weights", torch.tensor(list(weights), dtype=torch.get_default_dtype()))
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack(
-            [weight * member(images) for weight, member in zip(self.weights, self.members, strict=True)]
-        ).mean(0)
+        return self.combine(member(images) for member in self.members)
+
+    def combine(self, logits: Iterable[Tensor]) -> Tensor:
+        """What the ensemble makes of the logits of its members, each [N, K]."""
+        return torch.stack([weight * each for weight, each in zip(self.weights, logits, strict=True)]).mean(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +80,7 @@ class EnsembleFile:
         except UserError as error:
             raise UserError(f"{error} ({self.reading})") from error
 
-    def load(self, given: Input) -> list[Teacher]:
+    def load(self, given: InputSpec) -> list[Teacher]:
         """The members with their weights; raises what `load_teachers` does."""
         try:
             return load_teachers(list(zip(self.names, self.checkpoints, strict=True)), given)
@@ -75,7 +88,7 @@ class EnsembleFile:
             raise UserError(f"{error} ({self.reading})") from error
 
     def with_weights(self, weights: Sequence[float]) -> None:
-        """Write the file anew with other weights; everything else in it stays."""
+        """Write the file again with other weights; everything else in it stays."""
         write_json(self.path, {**self.content, "weights": list(weights)})
 
 
@@ -90,7 +103,7 @@ def read_ensemble(path: Path) -> EnsembleFile:
     """
     if not path.exists():
         raise UserError(f"cannot read {path}: there is no such file; experiments/mlkd/*_ensemble.json are ready to use")
-    content = read_json(path)
+    content = read_json_file(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold an object with the lists models, names and weights")
     models, names = (_strings(content, key, path) for key in ("models", "names"))
@@ -113,7 +126,7 @@ def _as_published(models: list[str], names: list[str]) -> bool:
     known_models, known_names = (sum(map(is_architecture, words)) for words in (models, names))
     if known_models == known_names == len(models):
         return all(map(find_checkpoint, names)) or not all(map(find_checkpoint, models))
-    if known_models == known_names:  # one list is misspelt: paths are no names
+    if known_models == known_names:  # one list is misspelled: paths are no names
         return not any(map(is_path, models))
     return known_models > known_names
 

@@ -1,19 +1,26 @@
-"""What early exit buys: test accuracy and multiply-adds of every exit, as a table and as a picture."""
+"""What early exit buys: test accuracy and MACs of every exit, as a table and as a picture."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
-from xml.sax.saxutils import escape
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from common.results.curves import ticks
+from common.pictures import new_figure
 from common.training.runtime import Runtime, reduce_sum
 from mlkd.student import EXITS, MultiResNetV2
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # slow to import
+
+POLICY = "early exit by confidence, as its threshold moves"
+POLICY_STEPS, NEVER = 101, 1.01  # thresholds: quantiles of the confidences, and one that none reaches
 
 Accuracies = dict[str, float]
 """Exit -> accuracy in percent; a network without early exits has `final` alone."""
@@ -55,90 +62,121 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
     return {name: 100 * hits / count for name, hits in zip(EXITS, correct, strict=True)}
 
 
-def multiply_adds(student: MultiResNetV2, size: int) -> dict[str, int]:
+def multiply_adds(student: MultiResNetV2, size: int, *, earlier_heads: bool = False) -> dict[str, int]:
     """Multiply-accumulates of convolutions and linear layers that each exit costs for one image of `size` pixels.
 
     Nothing is computed: shapes alone go through the network.
+
+    Args:
+        student: on any device.
+        size: of the images.
+        earlier_heads: also what the exits before cost, whose logits a policy has looked at by then.
     """
-    counts = dict.fromkeys(EXITS, 0)
-    current = EXITS[0]
+    counts: dict[str, int] = defaultdict(int)  # by the first part of a module's name
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts[current] += output.numel() * math.prod(module.weight.shape[1:])  # one output entry reads one filter
+    def count(part: str, module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts[part] += output.numel() * math.prod(module.weight.shape[1:])  # one output entry reads one filter
 
-    hooks = [m.register_forward_hook(count) for m in student.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    state = {key: value.to("meta") for key, value in student.state_dict().items()}
-    training = student.training
+    hooks = [
+        module.register_forward_hook(partial(count, name.partition(".")[0]))
+        for name, module in student.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    state = {f"student.{key}": value.to("meta") for key, value in student.state_dict().items()}
+    dtype, training = next(student.parameters()).dtype, student.training
     student.eval()
     try:
-        for current in EXITS:
-            image = torch.empty(1, 3, size, size, device="meta", dtype=student.norm.weight.dtype)
-            torch.func.functional_call(_OneExit(student, current), _under("student.", state), image)
+        image = torch.empty(1, 3, size, size, device="meta", dtype=dtype)
+        torch.func.functional_call(_AllExits(student), state, image)
     finally:
         student.train(training)
         for hook in hooks:
             hook.remove()
-    return counts
+    heads = [counts[f"bottleneck{i}_1"] + counts[f"middle_fc{i}"] for i in range(len(EXITS) - 1)] + [counts["head"]]
+    costs, trunk = {}, counts["stem"]
+    for i, name in enumerate(EXITS):
+        trunk += counts[f"stages{i}"]
+        costs[name] = trunk + (sum(heads[: i + 1]) if earlier_heads else heads[i])
+    return costs
 
 
-class _OneExit(nn.Module):
-    """A student that answers at one exit."""
+class _AllExits(nn.Module):
+    """A student that answers at all exits."""
 
-    def __init__(self, student: MultiResNetV2, name: str) -> None:
+    def __init__(self, student: MultiResNetV2) -> None:
         super().__init__()
-        self.student, self.name = student, name
+        self.student = student
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.student.exit(images, self.name)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.student.heads(images)
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + key: value for key, value in state.items()}
+@dataclasses.dataclass(frozen=True)
+class PolicyPoint:
+    """A student that leaves each image at the first exit whose confidence, the largest probability, is enough.
+
+    Attributes:
+        threshold: of the confidence; above 1 every image goes to the end.
+        accuracy: on the test set, in percent.
+        multiply_adds: for one image, on average, with all heads that it has passed.
+        shares: exit -> images that leave there, in percent.
+    """
+
+    threshold: float
+    accuracy: float
+    multiply_adds: float
+    shares: dict[str, float]
+
+
+def early_exit_policy(logits: Mapping[str, Tensor], targets: Tensor, costs: Mapping[str, int]) -> list[PolicyPoint]:
+    """The policy as its threshold moves from 0 (all leave at the first exit) to beyond 1 (none leaves early).
+
+    Args:
+        logits: of every exit, [N, K].
+        targets: [N].
+        costs: multiply-adds of each exit with all heads before it.
+    """
+    confidences = torch.stack([logits[name].double().softmax(1).amax(1) for name in EXITS])
+    hits = torch.stack([logits[name].argmax(1) == targets for name in EXITS]).double()
+    cost = torch.tensor([costs[name] for name in EXITS], dtype=torch.float64)
+    steps = torch.linspace(0, 1, POLICY_STEPS, dtype=torch.float64)
+    thresholds = [0.0, *torch.quantile(confidences[:-1].flatten(), steps).unique().tolist(), NEVER]
+    points = []
+    for threshold in thresholds:
+        leaves = confidences >= threshold
+        leaves[-1] = True
+        chosen = leaves.double().argmax(0)  # the first
+        accuracy = 100 * float(hits.gather(0, chosen[None]).mean())
+        shares = torch.bincount(chosen, minlength=len(EXITS)).double() / len(targets)
+        shown = dict(zip(EXITS, (100 * shares).tolist(), strict=True))
+        points.append(PolicyPoint(threshold, accuracy, float((shares * cost).sum()), shown))
+    return points
 
 
 def table(figures: Sequence[ExitFigures]) -> list[str]:
     """The figures as lines for people."""
     whole = figures[-1].multiply_adds
     return [
-        f"{f.exit}: {f.multiply_adds / 1e9:.3f} G multiply-adds ({f.multiply_adds / whole:.0%} of the final exit's), "
+        f"{f.exit}: {f.multiply_adds / 1e9:.3f} G MACs ({f.multiply_adds / whole:.0%} of the final exit's), "
         f"test accuracy {f.best:.2f} (last epoch {f.last:.2f})"
         for f in figures
     ]
 
 
-def picture(figures: Sequence[ExitFigures], title: str) -> str:
-    """Accuracy of the chosen network over multiply-adds, as SVG that needs nothing else."""
-    left, right, top, bottom, width, height = 70, 40, 50, 60, 640, 400
-    costs = ticks(0, 1.1 * max(f.multiply_adds for f in figures) / 1e9)
-    # half a point of room below and above also where all exits are alike
-    accuracies = ticks(min(f.best for f in figures) - 0.5, max(f.best for f in figures) + 0.5)
-
-    def x(cost: float) -> float:
-        return left + (width - left - right) * cost / costs[-1]
-
-    def y(accuracy: float) -> float:
-        return height - bottom - (height - top - bottom) * (accuracy - accuracies[0]) / (accuracies[-1] - accuracies[0])
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
-        ' font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{width / 2}" y="26" text-anchor="middle" font-size="15">{escape(title)}</text>',
-        f'<text x="{width / 2}" y="{height - 14}" text-anchor="middle">multiply-adds an image, G</text>',
-        f'<text transform="rotate(-90)" x="{-height / 2}" y="20" text-anchor="middle">test accuracy, %</text>',
-    ]
-    for accuracy in accuracies:
-        parts += [
-            f'<line x1="{left}" x2="{width - right}" y1="{y(accuracy):.1f}" y2="{y(accuracy):.1f}" stroke="#ddd"/>',
-            f'<text x="{left - 8}" y="{y(accuracy) + 4:.1f}" text-anchor="end">{accuracy:g}</text>',
-        ]
-    for cost in costs:
-        parts.append(f'<text x="{x(cost):.1f}" y="{height - bottom + 20}" text-anchor="middle">{cost:g}</text>')
-    points = " ".join(f"{x(f.multiply_adds / 1e9):.1f},{y(f.best):.1f}" for f in figures)
-    parts.append(f'<polyline points="{points}" fill="none" stroke="#4477aa" stroke-width="2"/>')
-    for f in figures:
-        at, name = f'x="{x(f.multiply_adds / 1e9):.1f}" y="{y(f.best) - 10:.1f}"', f.exit.replace("_", " ")
-        halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
-        parts.append(f'<circle cx="{x(f.multiply_adds / 1e9):.1f}" cy="{y(f.best):.1f}" r="4" fill="#4477aa"/>')
-        parts.append(f'<text {at} {halo} text-anchor="middle">{name}: {f.best:.1f}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+def picture(figures: Sequence[ExitFigures], title: str, policy: Sequence[PolicyPoint] = ()) -> Figure:
+    """Accuracy of the chosen network over MACs, of its exits and of a policy among them."""
+    figure = new_figure(6.4, 4.0)
+    axes = figure.add_subplot(title=title, xlabel="MACs an image, G", ylabel="test accuracy, %")
+    if policy:
+        costs = [point.multiply_adds / 1e9 for point in policy]
+        axes.plot(costs, [point.accuracy for point in policy], color="#cc6644", label=POLICY)
+        axes.legend(loc="lower right")
+    costs, accuracies = [f.multiply_adds / 1e9 for f in figures], [f.best for f in figures]
+    axes.plot(costs, accuracies, marker="o", color="#4477aa")
+    for f, cost in zip(figures, costs, strict=True):
+        name = f"{f.exit.replace('_', ' ')}: {f.best:.1f}"
+        axes.annotate(name, (cost, f.best), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    axes.margins(0.12, 0.15)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", color="#dddddd")
+    return figure

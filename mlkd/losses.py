@@ -14,7 +14,7 @@ from torch import Tensor
 from common.losses import softened_kl
 
 
-def teach_loss(
+def kd_loss(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, alpha: float, temperature: float
 ) -> Tensor:
     """alpha tau^2 D_KL(p^t_tau, p_tau) / K + (1 - alpha) H(q, p).
@@ -35,11 +35,11 @@ def teach_loss(
 def mlkd_loss(
     heads: Mapping[str, Tensor], teacher_logits: Tensor, target: Tensor, *, alpha: float, temperature: float
 ) -> dict[str, Tensor]:
-    """`teach_loss` of every exit; what is minimised is their sum.
+    """`kd_loss` of every exit; what is minimized is their sum.
 
     Args:
         heads: exit -> its logits, [N, K].
-        teacher_logits, target, alpha, temperature: as in `teach_loss`.
+        teacher_logits, target, alpha, temperature: as in `kd_loss`.
     """
     options = {"alpha": alpha, "temperature": temperature}
-    return {name: teach_loss(logits, teacher_logits, target, **options) for name, logits in heads.items()}
+    return {name: kd_loss(logits, teacher_logits, target, **options) for name, logits in heads.items()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from timm.layers import ClassifierHead, StdConv2d
+from timm.layers.classifier import ClassifierHead
+from timm.layers.std_conv import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
 from common.models.initialization import init_convs_by_fan_out
 
-EXITS = ("exit_1", "exit_2", "exit_3", "final")  # in the order in which an image meets them
+EXITS: tuple[str, ...] = ("exit_1", "exit_2", "exit_3", "final")  # in the order in which an image meets them
 MULTIPLE = 32  # of pixels in an image's side: the first exit's map is a quarter of it, in patches of eight
 
 

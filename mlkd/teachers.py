@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -13,18 +12,18 @@ import timm
 import torch
 from torch import nn
 
-from common.command_line import find_path, nearest
+from common.command_line import nearest, resolve_path
 from common.data import Normalization
 from common.errors import UserError, is_out_of_memory
-from common.training.checkpoints import load_weights
-from common.training.runs import read_json
+from common.run_record import read_record
+from common.training.teachers import TeacherCheckpoint
 
 PAPER = "mlkd"
 SUFFIXES = (".pth", ".pt", ".tar")  # of checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
-class Input:
+class InputSpec:
     """What a network is given.
 
     Attributes:
@@ -45,33 +44,14 @@ class Teacher:
     """A loaded network.
 
     Attributes:
-        name: timm's.
-        network: with its weights.
-        path: of its checkpoint.
+        checkpoint: its file.
+        network: with the weights of that.
         remarks: what a person should know about it.
     """
 
-    name: str
+    checkpoint: TeacherCheckpoint
     network: nn.Module
-    path: Path
     remarks: tuple[str, ...]
-
-    def describe(self) -> dict[str, str]:
-        """What makes two teachers the same: name and content of the file, wherever that lies."""
-        return {"name": self.name, "checkpoint": hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]}
-
-    def origin(self) -> dict[str, str]:
-        """Where it lies, and whether `train_teacher.py` made it, whose record lies in the directory of its name."""
-        file = self.path.resolve()
-        try:
-            record = read_json(file.with_suffix("") / "run.json")
-            if record["status"] != "done" or record["settings"]["model"] != self.name:
-                raise KeyError(self.name)
-            epochs, accuracy = record["budget"]["epochs"], record["accuracy"]["best"]
-            origin = f"trained here for {epochs} epochs, test accuracy {accuracy:.2f}"
-        except (UserError, KeyError, TypeError):
-            origin = "given"
-        return {"path": str(file), "origin": origin}
 
 
 def is_architecture(name: str) -> bool:
@@ -88,7 +68,7 @@ def require_architecture(name: str) -> None:
         raise UserError(f"timm {timm.__version__} has no model '{name}': {hint}")
 
 
-def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.Module:
+def create_network(name: str, given: InputSpec, *, pretrained: bool = False) -> nn.Module:
     """A network of timm's for these images.
 
     Args:
@@ -116,12 +96,12 @@ def create_network(name: str, given: Input, *, pretrained: bool = False) -> nn.M
             f"the pretrained weights of {name} could not be had from timm ({_first_line(error)}): go online, put them "
             "into its cache, or train from scratch with --no-pretrained"
         ) from error
-    _try_out(network.eval(), name, given)
+    _dry_run(network.eval(), name, given)
     return network
 
 
 @torch.no_grad()
-def _try_out(network: nn.Module, name: str, given: Input) -> None:
+def _dry_run(network: nn.Module, name: str, given: InputSpec) -> None:
     """One image through the network, so that what does not fit is known before anything is written."""
     try:
         logits = network(torch.zeros(1, 3, given.size, given.size))
@@ -133,7 +113,7 @@ def _try_out(network: nn.Module, name: str, given: Input) -> None:
         raise UserError(f"{name} gives {list(logits.shape)} for one image and not {given.classes} logits")
 
 
-def load_teachers(wanted: Sequence[tuple[str, str]], given: Input) -> list[Teacher]:
+def load_teachers(wanted: Sequence[tuple[str, str]], given: InputSpec) -> list[Teacher]:
     """Teachers with the weights of their checkpoints.
 
     Args:
@@ -146,10 +126,16 @@ def load_teachers(wanted: Sequence[tuple[str, str]], given: Input) -> list[Teach
     """
     for name, _ in wanted:
         require_architecture(name)
-    paths = [find_checkpoint(checkpoint) for _, checkpoint in wanted]
-    if missing := [pair for pair, path in zip(wanted, paths, strict=True) if path is None]:
+    found, missing = [], []
+    for name, written in wanted:
+        path = find_checkpoint(written)
+        if path is None:
+            missing.append((name, written))
+        else:
+            found.append((name, path))
+    if missing:
         raise UserError(_how_to_make(missing, given))
-    return [_load_teacher(name, path, given) for (name, _), path in zip(wanted, paths, strict=True)]
+    return [_load_teacher(name, path, given) for name, path in found]
 
 
 def find_checkpoint(written: str) -> Path | None:
@@ -158,10 +144,10 @@ def find_checkpoint(written: str) -> Path | None:
     It is looked for in the working directory, in `mlkd/` and in the repository; None where it is in none of them.
     """
     places = (written,) if "/" in written else (written, f"models/{written}.pth", f"models/{written}")
-    return next((path for place in places if (path := find_path(place, PAPER)).is_file()), None)
+    return next((path for place in places if (path := resolve_path(place, PAPER)).is_file()), None)
 
 
-def _how_to_make(missing: Sequence[tuple[str, str]], given: Input) -> str:
+def _how_to_make(missing: Sequence[tuple[str, str]], given: InputSpec) -> str:
     """What to do about absent checkpoints, in one line."""
     absent = [written if is_path(written) else f"models/{written}.pth" for _, written in missing]
     commands = [f"`{_training_command(name, _stem(written), given)}`" for name, written in missing]
@@ -186,27 +172,34 @@ def _stem(written: str) -> str:
     return Path(written).stem if is_path(written) else written
 
 
-def _training_command(model: str, name: str, given: Input) -> str:
+def _training_command(model: str, name: str, given: InputSpec) -> str:
     return " ".join(["python3 train_teacher.py --model", model, *given.flags, "-n", name])
 
 
-def _load_teacher(name: str, path: Path, given: Input) -> Teacher:
-    network = create_network(name, given)
-    try:
-        load_weights(network, path, f"{name} with {given.classes} classes")
-    except UserError as error:
-        command = _training_command(name, path.stem, given)
-        raise UserError(f"{error}; a right one comes from `{command}` in mlkd/") from error
-    return Teacher(name, network, path, tuple(_remarks(name, network, given)))
+def _load_teacher(name: str, path: Path, given: InputSpec) -> Teacher:
+    """A record of `train_teacher.py` lies in the directory that has its network's name."""
+    network, file = create_network(name, given), path.resolve()
+    record = read_record(file.with_suffix(""))
+    command = f"`{_training_command(name, path.stem, given)}` in mlkd/"
+    checkpoint = TeacherCheckpoint.of(name, file, command, record if record and record.done else None)
+    load_weights_into(network, checkpoint, given)
+    return Teacher(checkpoint, network, tuple(_remarks(name, network, given)))
 
 
-def _remarks(name: str, network: nn.Module, given: Input) -> list[str]:
-    """A checkpoint does not say how its images were normalised; timm says how those of its own weights were."""
-    used = Normalization(tuple(network.pretrained_cfg.get("mean", ())), tuple(network.pretrained_cfg.get("std", ())))
-    if used == given.normalization:
+def load_weights_into(network: nn.Module, checkpoint: TeacherCheckpoint, given: InputSpec) -> nn.Module:
+    """The network, with the weights of a checkpoint."""
+    checkpoint.load_into(network, called=f"{checkpoint.name} with {given.classes} classes")
+    return network
+
+
+def _remarks(name: str, network: nn.Module, given: InputSpec) -> list[str]:
+    """A checkpoint does not say how its images were normalized; timm says how those of its own weights were."""
+    config = getattr(network, "pretrained_cfg", {})
+    mean, std = (tuple(config.get(key, ())) for key in ("mean", "std"))
+    if (mean, std) == (given.normalization.mean, given.normalization.std):
         return []
     return [
-        f"note: timm normalises images for {name} by mean {used.mean} and deviation {used.std}; here it is "
+        f"note: timm normalizes images for {name} by mean {mean} and deviation {std}; here it is "
         f"{given.normalization.mean} and {given.normalization.std}, as train_teacher.py does too"
     ]
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.command_line import ArgumentParser, find_path
-from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
-from common.data.flags import add_data_flags, cut_validation, require_images
-from common.data.large_images import CROP, LargeImageBatches, load_image_files
+from common.command_line import ArgumentParser, resolve_path
+from common.data import Augmentation, Dataset, DeviceLoader, load_dataset
+from common.data.flags import add_data_flags, check_nonempty, require_asked_for, split_validation
+from common.data.image_files import CROP, ImageFileLoader, load_image_files
+from common.data.normalizations import CIFAR100, IMAGENET, TINY_IMAGENET
 from common.errors import UserError
 from common.models import Network, create_model
 from common.models.registry import require_model
 from common.training.launch import is_launched, launch_processes
+from common.training.run_training import Budget
 from common.training.runtime import Runtime, add_runtime_flags
 
 PAPER = "mtkd_rl"
@@ -24,24 +26,17 @@ PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE = 240, 64
 MILESTONES = [150, 180, 210]  # epochs, from 0, that are the first at a tenth of the rate
 GAMMA = 0.1
 
-# --dataset -> normalisation and augmentation of the sets that live on the training device ...
+# --dataset -> normalization and augmentation of the sets that live on the training device ...
 SMALL_IMAGES = {
-    "cifar100": (
-        Normalization(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
-        Augmentation(padding=4, flip=True),
-    ),
-    "tinyimagenet": (
-        Normalization(mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)),
-        Augmentation(padding=4, flip=True),
-    ),
+    "cifar100": (CIFAR100, Augmentation(padding=4, flip=True)),
+    "tinyimagenet": (TINY_IMAGENET, Augmentation(padding=4, flip=True)),
 }
 # ... and the sets that worker processes decode
 LARGE_IMAGES = ("imagenet", "dogs", "cub_200_2011", "mit67")
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 DATASETS = ("cifar100", "imagenet", "tinyimagenet", "dogs", "cub_200_2011", "mit67")
 
 
-def make_parser(description: str) -> ArgumentParser:
+def make_parser(description: str | None) -> ArgumentParser:
     """A parser with the flags that every script here has; a script's own definition of one takes its place."""
     parser = ArgumentParser(description=description, conflict_handler="resolve")
     add_data_flags(parser)
@@ -55,18 +50,7 @@ def add_flags_without_effect(parser: ArgumentParser, flags: dict[tuple[str, ...]
         parser.add_argument(*names, **{"help": "no effect, as published", **options})
 
 
-def amount(text: str) -> float:
-    """Type of a flag: a finite number from 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
-    return value
-
-
-def shortened(milestones: list[int], epochs: int) -> list[float]:
+def shortened(milestones: list[int], epochs: int) -> Sequence[float]:
     """The published milestones in proportion to the epochs; others as given."""
     return [m * epochs / PUBLISHED_EPOCHS for m in milestones] if milestones is MILESTONES else milestones
 
@@ -99,22 +83,26 @@ def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, 
 
 
 def load_data(args: argparse.Namespace, given: str | None) -> Dataset:
-    """The data set `--dataset`.
+    """The dataset `--dataset`.
 
     Args:
         args: flags.
-        given: directory of data sets by the published flag; None for `--data-dir`.
+        given: directory of datasets by the published flag; None for `--data-dir`.
 
     Raises:
         UserError: absent or damaged files.
     """
-    root = find_path(args.data_dir if given is None else given, PAPER)
+    place = args.data_dir if given is None else given
+    return require_asked_for(_load_data(args, resolve_path(place, PAPER)), place, PAPER)
+
+
+def _load_data(args: argparse.Namespace, root: Path) -> Dataset:
     if args.dataset in LARGE_IMAGES:
-        return load_image_files(args.dataset, root)
+        return load_image_files(args.dataset, root, skip_bad=args.skip_bad_images)
     if args.image_size is not None:
         raise UserError(f"--image-size is for {', '.join(LARGE_IMAGES)}; {args.dataset} has a size of its own")
-    name = {"tinyimagenet": "tiny_imagenet"}.get(args.dataset, args.dataset)
-    return load_dataset(name, root, download=not args.no_download)
+    name = "tiny_imagenet" if args.dataset == "tinyimagenet" else args.dataset
+    return load_dataset(name, root, download=not args.no_download, skip_bad=args.skip_bad_images)
 
 
 def image_size(args: argparse.Namespace, data: Dataset) -> int:
@@ -146,33 +134,36 @@ def build_network(name: str, num_classes: int, flag: str) -> Network:
 
 
 def make_batches(args: argparse.Namespace, data: Dataset, workers: int, runtime: Runtime) -> dict[str, Any]:
-    """Batches of the training, test and (with --val-fraction) validation part."""
-    train, validation = cut_validation(data.train, args.val_fraction)
+    """Batches of the training, test and (with --val-fraction) validation split."""
+    train, validation = split_validation(data.train, args.val_fraction)
     where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
 
-    def batches(images: Any, *, training: bool, limit: int | None) -> Batches | LargeImageBatches:
+    def batches(images: Any, *, training: bool, limit: int | None) -> DeviceLoader | ImageFileLoader:
         if args.dataset in LARGE_IMAGES:
             options = {"train": training, "size": image_size(args, data), "workers": workers}
-            return LargeImageBatches(images, args.batch_size, IMAGENET, seed=args.seed, limit=limit, **options, **where)
+            return ImageFileLoader(images, args.batch_size, IMAGENET, seed=args.seed, limit=limit, **options, **where)
         normalization, augmentation = SMALL_IMAGES[args.dataset]
         options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed} if training else {}
-        return Batches(images, args.batch_size, normalization, limit=limit, **options, **where)
+        return DeviceLoader(images, args.batch_size, normalization, limit=limit, **options, **where)
 
-    parts = {
-        "train": batches(train, training=True, limit=args.limit_train_batches),
-        "test": batches(data.test, training=False, limit=args.limit_eval_batches),
-    }
+    parts = {"train": batches(train, training=True, limit=args.limit_train_batches)}
+    if not data.is_test_withheld:
+        parts["test"] = batches(data.test, training=False, limit=args.limit_eval_batches)
     if validation is not None:
         parts["validation"] = batches(validation, training=False, limit=args.limit_eval_batches)
-    require_images(parts)
+    check_nonempty(parts)
     return parts
 
 
-def settings_of(args: argparse.Namespace, data: Dataset, flags: Sequence[str]) -> dict[str, Any]:
+def run_config(args: argparse.Namespace, data: Dataset, flags: Sequence[str]) -> dict[str, Any]:
     """What makes two runs the same, as far as all scripts have it, with the values of `flags`."""
     always = ("dataset", "epochs", "batch_size", "weight_decay", "seed", "amp", "image_size", "val_fraction")
     limits = ("limit_train_batches", "limit_eval_batches")
-    return {**{flag: getattr(args, flag) for flag in (*always, *limits, *flags)}, "data": data.fingerprint}
+    return {
+        **{flag: getattr(args, flag) for flag in (*always, *limits, *flags)},
+        "data": data.fingerprint,
+        **data.compared_settings(),
+    }
 
 
 def destination(flag: str) -> str:
@@ -190,20 +181,6 @@ def experiment_name(base: str, args: argparse.Namespace, defaults: dict[str, Any
     return " ".join(words)
 
 
-def run_record(
-    args: argparse.Namespace, experiment: str, settings: dict[str, Any], data: Dataset, runtime: Runtime
-) -> dict[str, Any]:
-    """What a run's record begins with."""
-    return {
-        "paper": PAPER,
-        "experiment": experiment,
-        "settings": settings,
-        "runtime": runtime.settings(),
-        "data": data.describe(),
-        "budget": {
-            "epochs": args.epochs,
-            "published_epochs": PUBLISHED_EPOCHS,
-            "published_batch_size": PUBLISHED_BATCH_SIZE,
-            "batches": args.limit_train_batches,
-        },
-    }
+def make_budget(args: argparse.Namespace) -> Budget:
+    """How much is trained."""
+    return Budget(args.epochs, args.batch_size, PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE, args.limit_train_batches)

@@ -38,7 +38,7 @@ class FeatureTransforms(nn.Module):
     ) -> None:
         super().__init__()
         self.student_height, self.chained = student_shape[1], chained
-        self.sizes = [tuple(shape[1:]) for shape in teacher_shapes]
+        self.sizes = [(height, width) for _, height, width in teacher_shapes]
         for m, shape in enumerate(teacher_shapes):
             self.add_module(f"embed{m}", Embed(student_shape[0], shape[0]))
 

@@ -1,76 +1,242 @@
-"""The paper's method, MTKD-RL, and its baseline, AVER.
+"""MTKD-RL, in the paper's order: state, policy, weights, reward, update.
 
 A student S learns from the labels and from M teachers T_m, by their logits z and by their last feature maps F:
 
     L = H(y, p) + sum_m w_m tau^2 D_KL(p_tau^m, p_tau) + lambda sum_m v_m D(F^m, r_m(F))
 
-with lambda = `feat_weight`, r_m a learnt transform and D the squared difference or, by choice, a divergence. AVER has
-w_m = v_m = 1/M; in MTKD-RL an agent chooses both for each sample.
+For each sample an agent chooses the weights w and v by what it observes of student and teachers; its reward is minus
+the L that came of them (`multi_teacher.py` has L's terms). N samples, K classes, M teachers.
 """
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.losses import add_up
 from common.models import Network
-from common.training.method import Step
-from mtkd_rl.agent import Agent, Experience, State, Weights, state_size
-from mtkd_rl.comparison import PUBLISHED, Comparison, MultiTeacher, Options
-from mtkd_rl.epoch_record import EpochRecord
-from mtkd_rl.teachers import Shown
+from common.training.method import StepOutput
+from mtkd_rl.epoch_metrics import EpochMetrics
+from mtkd_rl.multi_teacher import (
+    PUBLISHED,
+    MultiTeacher,
+    Options,
+    TeacherStudentOutputs,
+    Weights,
+    all_reduce_sum,
+    check_comparable,
+    weighted_losses,
+)
+
+HIDDEN = 128
+AGENT_LR = 0.1  # of the agent's plain SGD, published as a literal
 
 
-def weighted(seen: Comparison, weights: Weights) -> dict[str, Tensor]:
-    """The three parts of L for each sample, [N]."""
-    return {
-        "loss_cls": seen.cross_entropy,
-        "loss_kd": (weights.logits * seen.logit_losses).sum(1),
-        "loss_feat": (weights.features * seen.feature_losses).sum(1),
-    }
+# --------------------------------------------------------------------------------------------------------------- state
+
+
+class State(NamedTuple):
+    """s: how well the teachers do, and how far the student is from each of them; nothing in it carries a gradient.
+
+    Attributes:
+        similarity: cosine between the student's pooled view for a teacher and that teacher's embedding, [N, M].
+        divergence: tau^2 D_KL between the logits of student and teacher, [N, M].
+        cross_entropy: of each teacher, [N, M].
+        embeddings: of each teacher, M times [N, D_m].
+        logits: of each teacher, [N, K, M].
+    """
+
+    similarity: Tensor
+    divergence: Tensor
+    cross_entropy: Tensor
+    embeddings: list[Tensor]
+    logits: Tensor
+
+    def vector(self) -> Tensor:
+        """One row a sample: the teachers one after another, each with its five sources, [N, sum(3 + D_m + K)]."""
+        metrics = torch.stack([self.similarity, self.divergence, self.cross_entropy], dim=1)
+        parts = zip(metrics.unbind(2), self.embeddings, self.logits.unbind(2), strict=True)
+        return torch.cat([part for of_teacher in parts for part in of_teacher], dim=1)
 
 
 @torch.no_grad()
-def observe(seen: Comparison, targets: Tensor) -> State:
-    """The agent's state: how well the teachers do, and how far the student is from each of them."""
-    pairs = zip(seen.views, seen.teachers, strict=True)
-    similarities = [F.cosine_similarity(view.mean((2, 3)), teacher.embedding) for view, teacher in pairs]
+def observe(outputs: TeacherStudentOutputs, targets: Tensor) -> State:
+    """The state of each sample of a batch with classes `targets`, [N]."""
+    pairs = zip(outputs.views, outputs.teachers, strict=True)
+    classes = targets[:, None].expand(-1, len(outputs.teachers))
     return State(
-        torch.stack(similarities, dim=1),
-        seen.logit_losses.detach(),
-        F.cross_entropy(seen.teacher_logits, targets[:, None].expand(-1, len(seen.teachers)), reduction="none"),
-        [teacher.embedding for teacher in seen.teachers],
-        seen.teacher_logits,
+        torch.stack([F.cosine_similarity(view.mean((2, 3)), teacher.embedding) for view, teacher in pairs], dim=1),
+        outputs.logit_losses.detach(),
+        F.cross_entropy(outputs.teacher_logits, classes, reduction="none"),
+        [teacher.embedding for teacher in outputs.teachers],
+        outputs.teacher_logits,
     )
 
 
-class Averaging(MultiTeacher):
-    """AVER: every teacher counts the same."""
+# -------------------------------------------------------------------------------------------------- policy and weights
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
-        seen = self.compare(images, targets)
-        w = torch.full_like(seen.logit_losses, 1 / len(self.teachers))
-        losses = weighted(seen, Weights(w, w))
-        return Step(seen.student.logits, {name: loss.mean() for name, loss in losses.items()})
+
+class Policy(nn.Module):
+    """pi_theta: the mean of what a small network says, of how well the teachers do, and of how far the student is.
+
+    The three distributions over teachers are the network's softmax, (1 - softmax(cross-entropy)) / (M - 1), and the
+    softmax of the divergence (for logits) or of the similarity (for features).
+
+    Args:
+        size: length of a row of `State.vector`.
+        teachers: M, at least 2.
+        dynamic: weigh the three by the softmax of learned factors instead of evenly.
+    """
+
+    def __init__(self, size: int, teachers: int, *, dynamic: bool) -> None:
+        super().__init__()
+        self.logit_weight_factor = nn.Parameter(torch.zeros(3)) if dynamic else None
+        self.feature_weight_factor = nn.Parameter(torch.zeros(3)) if dynamic else None
+        self.steam = nn.Sequential(nn.Linear(size, HIDDEN, bias=False), nn.ReLU())  # published spelling
+        self.logit_head = nn.Linear(HIDDEN, teachers)
+        self.feature_head = nn.Linear(HIDDEN, teachers)
+
+    def forward(self, state: State) -> Weights:
+        h, M = self.steam(state.vector()), state.cross_entropy.shape[1]
+        performance = (1 - state.cross_entropy.softmax(1)) / (M - 1)
+        w = [self.logit_head(h).softmax(1), performance, state.divergence.softmax(1)]
+        v = [self.feature_head(h).softmax(1), performance, state.similarity.softmax(1)]
+        return Weights(_mix(w, self.logit_weight_factor), _mix(v, self.feature_weight_factor))
+
+
+def _mix(distributions: list[Tensor], factor: Tensor | None) -> Tensor:
+    stacked = torch.stack(distributions)
+    return stacked.mean(0) if factor is None else torch.tensordot(factor.softmax(0), stacked, dims=1)
+
+
+# -------------------------------------------------------------------------------------------------------------- reward
+
+
+class Transition(NamedTuple):
+    """What the agent learns from a batch, without gradient.
+
+    Attributes:
+        state: what it saw.
+        weights: what it chose.
+        reward: minus the loss that the student had by the weights that it was given, [N].
+        logit_rewards, feature_rewards: minus the loss by each teacher alone, [N, M].
+        targets: the samples' classes, [N].
+    """
+
+    state: State
+    weights: Weights
+    reward: Tensor
+    logit_rewards: Tensor
+    feature_rewards: Tensor
+    targets: Tensor
+
+
+def standardize(reward: Tensor) -> tuple[Tensor, Tensor]:
+    """(R - mean) / (unbiased) deviation over all entries of the batch, of all ranks; and their number.
+
+    Of a single entry it is 0: there is nothing that it could be better than.
+    """
+    precise = reward.double()
+    count = torch.full_like(precise.sum(), precise.numel())
+    count, total, squares = all_reduce_sum(torch.stack([count, precise.sum(), precise.square().sum()]))
+    mean = total / count
+    deviation = ((squares - count * mean**2) / (count - 1).clamp_min(1)).clamp_min(0).sqrt()
+    return ((precise - mean) / deviation.clamp_min(1e-12)).to(reward.dtype), count.to(reward.dtype)
+
+
+# -------------------------------------------------------------------------------------------------------------- update
+
+AgentLoss = Callable[[Weights, Transition], Tensor]
+"""Of the learner's weights; this process's share: over processes, the shares add up to the whole batch's."""
+
+
+def reward_weighted_cross_entropy(weights: Weights, transition: Transition) -> Tensor:
+    """The published code's: -R log w, averaged over samples and teachers and added over logits and features.
+
+    R is the standardized reward, clamped to [0, 1]. The target is one for every teacher, whatever was done.
+    """
+    R, count = standardize(transition.reward)
+    R = R.clamp(0, 1)[:, None]
+    logs = (w.clamp_min(torch.finfo(w.dtype).tiny).log() for w in weights)
+    return add_up(-(R * log_w).sum() / (count * log_w.shape[1]) for log_w in logs)
+
+
+def policy_gradient(weights: Weights, transition: Transition) -> Tensor:
+    """Policy gradient with a teacher as the action and its weight as the probability.
+
+    -sum_m pi_theta(m | s) A_m, averaged over samples and added over logits and features: the expectation over actions
+    is taken in full instead of by sampling. The advantage A_m is the reward by that teacher alone, less the sample's
+    mean over teachers, standardized.
+    """
+    rewards = (transition.logit_rewards, transition.feature_rewards)
+    advantages = [standardize(reward - reward.mean(1, keepdim=True)) for reward in rewards]
+    return add_up(-(w * A).sum() * w.shape[1] / count for w, (A, count) in zip(weights, advantages, strict=True))
+
+
+AGENT_LOSSES: dict[str, AgentLoss] = {
+    "reward-weighted": reward_weighted_cross_entropy,
+    "policy-gradient": policy_gradient,
+}
+
+
+class Agent(nn.Module):
+    """Acts by one policy and trains the next.
+
+    The published agent keeps every state of an epoch and then takes one step for each of them, in order. As it acts by
+    the same policy until then, each of those steps can be taken at once on a copy, which takes over when the published
+    one would have caught up: the same figures, and nothing is kept.
+
+    Args:
+        size, teachers, dynamic, loss: of its `Policy`; a name in `AGENT_LOSSES`.
+    """
+
+    def __init__(self, size: int, teachers: int, *, dynamic: bool, loss: str) -> None:
+        super().__init__()
+        self.policy = Policy(size, teachers, dynamic=dynamic).requires_grad_(False)
+        self.learner = copy.deepcopy(self.policy).requires_grad_(True)
+        self.loss = AGENT_LOSSES[loss]
+
+    @torch.no_grad()
+    def act(self, state: State) -> Weights:
+        """pi_theta(s), in full precision."""
+        with torch.autocast(state.logits.device.type, enabled=False):
+            return self.policy(state)
+
+    def learn(self, transition: Transition) -> Tensor:
+        """One step theta' <- theta' - AGENT_LR * gradient; returns the loss."""
+        loss = self.loss(self.learner(transition.state), transition)
+        parameters = list(self.learner.parameters())
+        gradients = torch.autograd.grad(loss, parameters)
+        total = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+                parameter.add_(gradient.view_as(parameter), alpha=-AGENT_LR)
+        return loss.detach()
+
+    @torch.no_grad()
+    def sync_policy(self) -> None:
+        """theta <- theta'."""
+        self.policy.load_state_dict(self.learner.state_dict())
+
+
+# -------------------------------------------------------------------------------------------------------------- method
 
 
 class MultiTeacherRL(MultiTeacher):
-    """MTKD-RL: an agent weighs the teachers for each sample; its reward is minus the loss that came of it.
-
-    In epoch 0 all weights are one, as published: sums over teachers there, convex combinations afterwards.
+    """MTKD-RL. In epoch 0 all weights are one, as published: sums over teachers there, convex combinations afterwards.
 
     Args:
-        student, teachers, image_size, options: of `MultiTeacher`; at least two teachers.
+        student, teachers, image_size, options: of `MultiTeacher`; teachers that pass `check_comparable`.
         dynamic: see `Policy`.
         agent_loss: a name in `AGENT_LOSSES`.
-        agent_step: the agent acts by what it has learnt after each batch whose index in the epoch is a positive
+        agent_step: the agent acts by what it has learned after each batch whose index in the epoch is a positive
             multiple of this, and after the last.
         equal_weights: a control: from epoch 1 on, every teacher counts the same whatever the agent says.
-
-    Raises:
-        UserError: one teacher, or one whose map and embedding differ in width, so that the agent cannot compare it.
     """
 
     epoch_dependent_until = 1  # epoch 0 has weights of its own
@@ -89,31 +255,25 @@ class MultiTeacherRL(MultiTeacher):
     ) -> None:
         super().__init__(student, teachers, image_size, options)
         self.agent_step, self.equal_weights = agent_step, equal_weights
-        require_comparable(dict(zip(teachers, self.teacher_shapes, strict=True)))
-        M, K = len(teachers), self.teacher_shapes[0].logits[0]
-        size = state_size([shapes.embedding[0] for shapes in self.teacher_shapes], K)
-        self.agent = Agent(size, M, dynamic=dynamic, loss=agent_loss)
-        self.record = EpochRecord(self.teacher_names, K)
-        self.transition: tuple[Tensor, Weights, Experience]  # targets, the agent's weights, what it learns from them
+        check_comparable(dict(zip(teachers, self.teacher_shapes, strict=True)))
+        K = self.teacher_shapes[0].logits[0]
+        size = sum(3 + shapes.embedding[0] + K for shapes in self.teacher_shapes)
+        self.agent = Agent(size, len(teachers), dynamic=dynamic, loss=agent_loss)
+        self.record = EpochMetrics(self.teacher_names, K)
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
-        seen = self.compare(images, targets)
-        state = observe(seen, targets)
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
+        outputs = self.compare(images, targets)
+        state = observe(outputs, targets)
         chosen = self.agent.act(state)
-        losses = weighted(seen, self.weights_in_force(chosen, epoch))
-
+        losses = weighted_losses(outputs, self.applied_weights(chosen, epoch))
         with torch.no_grad():
-            alone = seen.cross_entropy[:, None]
-            experience = Experience(
-                state,
-                reward=-sum(losses.values()),
-                logit_rewards=-(alone + seen.logit_losses),
-                feature_rewards=-(alone + seen.feature_losses),
-            )
-        self.transition = targets, chosen, experience
-        return Step(seen.student.logits, {name: loss.mean() for name, loss in losses.items()})
+            reward = -add_up(losses.values())
+            alone = outputs.cross_entropy[:, None]
+            by_logits, by_features = -(alone + outputs.logit_losses), -(alone + outputs.feature_losses)
+        transition = Transition(state, chosen, reward, by_logits, by_features, targets)
+        return StepOutput(outputs.student.logits, {name: loss.mean() for name, loss in losses.items()}, transition)
 
-    def weights_in_force(self, chosen: Weights, epoch: int) -> Weights:
+    def applied_weights(self, chosen: Weights, epoch: int) -> Weights:
         """The weights that the student's loss gets."""
         if epoch == 0:
             return Weights(*map(torch.ones_like, chosen))
@@ -125,33 +285,16 @@ class MultiTeacherRL(MultiTeacher):
         """The student's, then the transforms'; the agent trains itself."""
         return [*self.student.parameters(), *self.transforms.parameters()]
 
-    def after_update(self) -> None:
+    def after_update(self, transition: Transition) -> None:
         """Let the agent learn from the batch."""
-        targets, chosen, experience = self.transition
-        loss = self.agent.learn(experience)
-        self.record.add(targets, chosen, experience.reward, loss)
+        loss = self.agent.learn(transition)
+        self.record.update(transition.targets, transition.weights, transition.reward, loss)
 
     def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
-        """Let the agent act by what it has learnt when it is time."""
+        """Let the agent act by what it has learned when it is time."""
         if (iteration > 0 and iteration % self.agent_step == 0) or iteration == iterations - 1:
             self.agent.sync_policy()
 
-    def figures(self) -> dict[str, Tensor]:
+    def epoch_metrics(self) -> dict[str, Tensor]:
         """Mean weights by the agent (also where others are in force), mean reward, the agent's loss."""
-        return self.record.take()
-
-
-def require_comparable(teachers: dict[str, Shown]) -> None:
-    """Refuse teachers that the agent cannot weigh; `teachers` has the shapes of what each shows.
-
-    Raises:
-        UserError: says which and why.
-    """
-    if len(teachers) < 2:
-        raise UserError("MTKD-RL weighs teachers against each other: name at least two in --teacher-name-list")
-    for name, shapes in teachers.items():
-        if shapes.map[0] != shapes.embedding[0]:
-            raise UserError(
-                f"{name} cannot teach by MTKD-RL: its last map has {shapes.map[0]} channels and its embedding "
-                f"{shapes.embedding[0]}, and the agent compares the student's view of the one with the other"
-            )
+        return self.record.compute()

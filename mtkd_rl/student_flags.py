@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from common.command_line import ArgumentParser, natural, plain_name, positive
+from common.command_line import (
+    ArgumentParser,
+    nonnegative_float,
+    nonnegative_int,
+    plain_name,
+    positive_int,
+    whole_number,
+)
 from mtkd_rl.experiment import (
     DATASETS,
     MILESTONES,
     PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
     add_flags_without_effect,
-    amount,
     make_parser,
 )
 from mtkd_rl.losses import FEATURE_LOSSES
@@ -31,34 +37,37 @@ NAMED = {
 }
 
 
-def student_parser(description: str) -> ArgumentParser:
+def student_parser(description: str | None) -> ArgumentParser:
     """The flags of both scripts."""
     parser = make_parser(description)
     add = parser.add_argument
     add("-a", "--arch", default="resnet18_imagenet", help="student")
     add("--teacher-name-list", nargs="+", default=["resnet32x4", "wrn_28_4"], help="trained teachers (see setting.py)")
     add("--dataset", choices=DATASETS, default="cifar100", help="published with CIFAR-100's images whatever it said")
-    add("--data", nargs="?", default=DATA, help="directory of data sets; the published default means --data-dir")
+    add("--data", nargs="?", default=DATA, help="directory of datasets; the published default means --data-dir")
     add("--checkpoint-dir", default="./checkpoint", help="where runs go")
     add("--trial", type=plain_name, default="1", help="names the run")
     add(
-        "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
+        "--epochs",
+        type=positive_int,
+        default=PUBLISHED_EPOCHS,
+        help="a shorter run moves default milestones in proportion",
     )
-    add("-b", "--batch-size", type=positive, default=PUBLISHED_BATCH_SIZE, help="images a step, over all processes")
-    add("--init-lr", type=amount, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
+    add("-b", "--batch-size", type=positive_int, default=PUBLISHED_BATCH_SIZE, help="images per step, over all ranks")
+    add("--init-lr", type=nonnegative_float, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
     add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the rate falls")
     add(
         "--milestones",
-        type=int,
+        type=nonnegative_int,
         nargs="+",
         default=MILESTONES,
         help="epochs, from 0, that begin at a tenth of the rate",
     )
-    add("--wd", "--weight-decay", dest="weight_decay", type=amount, default=1e-4, help="of SGD")
-    add("--kd-T", type=positive, default=4, help="temperature tau")
-    add("--feat-weight", type=amount, default=5, help="weight lambda of the feature loss")
+    add("--wd", "--weight-decay", dest="weight_decay", type=nonnegative_float, default=1e-4, help="of SGD")
+    add("--kd-T", type=positive_int, default=4, help="temperature tau")
+    add("--feat-weight", type=nonnegative_float, default=5, help="weight lambda of the feature loss")
     add("--feat-kd", choices=list(FEATURE_LOSSES), default="mse", help="feature loss D")
-    add("-j", "--workers", type=natural, default=8, help="processes that decode large images")
+    add("-j", "--workers", type=nonnegative_int, default=8, help="processes that decode large images")
     add(
         "--resume",
         nargs="?",
@@ -69,10 +78,10 @@ def student_parser(description: str) -> ArgumentParser:
         "directory; without PATH with the latest run of these settings, if there is one",
     )
     add("-e", "--evaluate", action="store_true", help="evaluate the checkpoint --resume PATH and leave")
-    add("--gpu", type=int, help="number of the GPU to use")
+    add("--gpu", type=nonnegative_int, help="number of the GPU to use")
     add("--multiprocessing-distributed", action="store_true", help="one process a GPU")
-    add("--world-size", type=int, default=-1, help="machines; below 1 means one")
-    add("--rank", type=int, default=-1, help="which machine this is; below 0 means the first")
+    add("--world-size", type=whole_number(-1), default=-1, help="machines; below 1 means one")
+    add("--rank", type=whole_number(-1), default=-1, help="which machine this is; below 0 means the first")
     add("--dist-url", default=DIST_URL, help="where processes meet (default: a free port of this machine)")
     add(
         "--dist-backend",

@@ -17,29 +17,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.command_line import entry_point, natural, plain_name, positive
+from common.command_line import cli_main, nonnegative_float, nonnegative_int, plain_name, positive_int
+from common.data.flags import visible
+from common.errors import UserError
 from common.models import Network
-from common.training.engine import Accuracies, CheckpointFiles, Trainer
-from common.training.method import Method, Step
-from common.training.runs import RunDirectory, is_done, write_json
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Trainer
+from common.training.method import Method, StepOutput
+from common.training.run_training import RunSpec, run_training
+from common.training.runs import RunDirectory, RunFiles, write_json
 from common.training.runtime import Runtime, runtime_from
 from common.training.schedules import step_decay
 from mtkd_rl.experiment import (
     DATASETS,
     GAMMA,
     MILESTONES,
+    PAPER,
     PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
     add_flags_without_effect,
-    amount,
     build_network,
     experiment_name,
     load_data,
     make_batches,
+    make_budget,
     make_parser,
     require_networks,
-    run_record,
-    settings_of,
+    run_config,
     shortened,
     start_processes,
 )
@@ -67,17 +71,36 @@ class Baseline(Method):
         super().__init__()
         self.student = student
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
 
 
-def numbers(text: str) -> list[int]:
+def int_list(text: str) -> list[int]:
     """Type of a flag: numbers with commas between them."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text} is not a list like 150,180,210")
-    return [int(part) for part in parts]
+    try:
+        return [nonnegative_int(part.strip()) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a list like 150,180,210") from error
+
+
+def visible_gpus(chosen: str, visible: str | None) -> str:
+    """What `--gpu_id` leaves of the GPUs that a scheduler lets this process see; it counts within these.
+
+    Raises:
+        UserError: no list of numbers, or a GPU that is not among them.
+    """
+    numbers = chosen.split(",")
+    if not all(number.isdecimal() and len(number) < 5 for number in numbers):
+        raise UserError(f"--gpu_id {chosen[:40]} is not a list of GPUs such as 0 or 0,1")
+    if visible is None:
+        return chosen
+    names = [name for name in visible.split(",") if name.strip()]
+    if missing := [number for number in numbers if int(number) >= len(names)]:
+        raise UserError(
+            f"--gpu_id {missing[0]}: CUDA_VISIBLE_DEVICES={visible} leaves {len(names)} GPUs, counted from 0"
+        )
+    return ",".join(names[int(number)] for number in numbers)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -86,18 +109,26 @@ def parse_arguments() -> argparse.Namespace:
     add("--model", default="resnet110", help="network")
     add("--dataset", choices=DATASETS, default="cifar100", help="published with cifar100 alone")
     add(
-        "--epochs", type=positive, default=PUBLISHED_EPOCHS, help="a shorter run moves default milestones in proportion"
+        "--epochs",
+        type=positive_int,
+        default=PUBLISHED_EPOCHS,
+        help="a shorter run moves default milestones in proportion",
     )
-    add("--batch_size", type=positive, default=PUBLISHED_BATCH_SIZE, help="images a step, over all processes")
-    add("--learning_rate", type=amount, default=0.05, help=f"{LIGHT_RATE} always for {', '.join(LIGHT_MODELS)}")
-    add("--lr_decay_epochs", type=numbers, default=MILESTONES, help="after so many epochs the rate drops")
-    add("--lr_decay_rate", type=amount, default=GAMMA, help="factor of each drop")
-    add("--weight_decay", type=amount, default=5e-4, help="of SGD, without Nesterov")
-    add("--momentum", type=amount, default=0.9, help="of SGD")
-    add("--data-folder", default=DATA_FOLDER, help="directory of data sets; the published default means --data-dir")
+    add("--batch_size", type=positive_int, default=PUBLISHED_BATCH_SIZE, help="images per step, over all ranks")
+    add(
+        "--learning_rate",
+        type=nonnegative_float,
+        default=0.05,
+        help=f"{LIGHT_RATE} always for {', '.join(LIGHT_MODELS)}",
+    )
+    add("--lr_decay_epochs", type=int_list, default=MILESTONES, help="after so many epochs the rate drops")
+    add("--lr_decay_rate", type=nonnegative_float, default=GAMMA, help="factor of each drop")
+    add("--weight_decay", type=nonnegative_float, default=5e-4, help="of SGD, without Nesterov")
+    add("--momentum", type=nonnegative_float, default=0.9, help="of SGD")
+    add("--data-folder", default=DATA_FOLDER, help="directory of datasets; the published default means --data-dir")
     add("--checkpoint-dir", default="./checkpoint", help="where runs go")
     add("-t", "--trial", type=plain_name, default="0", help="names the run")
-    add("--num_workers", type=natural, default=8, help="processes that decode large images")
+    add("--num_workers", type=nonnegative_int, default=8, help="processes that decode large images")
     add("--gpu_id", default="0", help="GPUs to use, such as 0 or 0,1")
     add("--multiprocessing-distributed", action="store_true", help="one process a GPU")
     add("--dist-url", default=DIST_URL, help="where these processes meet (default: a free port)")
@@ -113,65 +144,49 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
+def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+    """The run that the flags ask for."""
     require_networks([args.model], "--model")
-    data = load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder)
+    data = visible(args, load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder))
     student = build_network(args.model, data.num_classes, "--model")
     place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)
     directory = Path(args.checkpoint_dir, place)
+    last, best = (directory / f"{args.model}_{which}.pth" for which in ("last", "best"))
+    checkpoints = CheckpointFiles(last, best, weights_key="model", optimizer_key="optimizer", accuracy_key="best_acc")
     flags = ("model", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum")
-    settings = {"method": Baseline.__name__, **settings_of(args, data, flags)}
-    trainer = Trainer(
-        Baseline(student),
-        lambda parameters: torch.optim.SGD(
+    return RunSpec(
+        paper=PAPER,
+        experiment=experiment_name(f"teacher {args.model}", args, NAMED),
+        student=args.model,
+        method=Baseline(student),
+        make_optimizer=lambda parameters: torch.optim.SGD(
             parameters, lr=args.learning_rate, momentum=args.momentum, weight_decay=args.weight_decay
         ),
-        step_decay(args.learning_rate, args.lr_decay_epochs, args.lr_decay_rate),
-        args.epochs,
-        runtime=runtime,
-        files=CheckpointFiles(
-            *(directory / f"{args.model}_{which}.pth" for which in ("last", "best")),
-            weights_key="model",
-            optimizer_key="optimizer",
-            accuracy_key="best_acc",
-        ),
-        settings=settings,
-        **make_batches(args, data, args.num_workers, runtime),
+        schedule=step_decay(args.learning_rate, args.lr_decay_epochs, args.lr_decay_rate),
+        loaders=make_batches(args, data, args.num_workers, runtime),
+        data=data,
+        budget=make_budget(args),
+        files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
+        settings={"method": Baseline.__name__, **run_config(args, data, flags)},
+        after_epoch=write_best,
     )
-    resumed = args.resume and trainer.resume()
-    if resumed and is_done(directory):
-        return trainer.accuracies
-    run = None
-    if runtime.is_main:
-        run = RunDirectory(
-            directory,
-            run_record(args, experiment_name(f"teacher {args.model}", args, NAMED), trainer.settings, data, runtime),
-            events=directory / "events",
-            log_file=directory / "log.txt",
-            history=trainer.history,
-        )
-        run.log(f"{args.model} on {data.name} ({data.content})")
-        if resumed:
-            run.log(f"resuming after epoch {trainer.epochs_done}/{args.epochs}")
-
-    def write_best(test: dict[str, float], is_best: bool) -> None:
-        if is_best:
-            figures = {"test_loss": test["loss"], "test_acc": test["accuracy"], "test_acc_top5": test["top5"]}
-            write_json(directory / "test_best_metrics.json", {**figures, "epoch": len(trainer.history)})
-
-    return trainer.fit(run, write_best)
 
 
-@entry_point
+def write_best(trainer: Trainer, run: RunDirectory, test: dict[str, float], is_best: bool) -> None:
+    """The published file of the best epoch."""
+    if is_best:
+        metrics = {"test_loss": test["loss"], "test_acc": test["accuracy"], "test_acc_top5": test["top5"]}
+        write_json(run.path / "test_best_metrics.json", {**metrics, "epoch": len(trainer.state.history)})
+
+
+@cli_main
 def main() -> None:
     args = parse_arguments()
     if args.gpu_id != "0":
-        os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu_id
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(args.gpu_id, os.environ.get("CUDA_VISIBLE_DEVICES"))
     start_processes(args, DIST_URL)
     with runtime_from(args) as runtime:
-        accuracies = train(args, runtime)
-        if runtime.is_main:
-            print(accuracies)
+        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
-from common.command_line import entry_point
-from mtkd_rl.methods import Averaging
+from common.command_line import cli_main
+from mtkd_rl.multi_teacher import Averaging
 from mtkd_rl.student import run_student
 from mtkd_rl.student_flags import student_parser
 
 
-@entry_point
+@cli_main
 def main() -> None:
     run_student(student_parser(__doc__).parse_args(), "AVER", Averaging, own={})
 

@@ -1,22 +1,25 @@
-"""The agent's mean weights of each class, as JSON and as a picture."""
+"""The agent's mean weights of each class, as JSON and as a picture, and beside them what the student took."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from common.training.checkpoints import write_atomically
-from common.training.runs import write_json
+from common.analysis.metrics import agreement_by_class
+from common.analysis.networks import finite
+from common.pictures import table_picture, write_svg
+from common.safe_json import read_json_file
+from common.training.final_analysis import FINAL, TestOutputs
+from common.training.runs import RunDirectory, write_json
 from mtkd_rl.methods import MultiTeacherRL
 
-NAME = "teacher_weights"
-ROW, COLUMN, LABELS, HEAD = 16, 92, 150, 70  # pixels
-DARK = (8, 81, 156)  # colour of the largest weight; the smallest is white
+NAME, AGREEMENT = "teacher_weights", "teacher_agreement"
+KINDS = ("logits", "features")
 
 
 def write_weights_table(method: MultiTeacherRL, classes: Sequence[str], directory: Path) -> None:
-    """Write `teacher_weights.json` and `.svg` of the epoch just trained; classes that it did not see are left out."""
+    """Write `teacher_weights.json` of the epoch just trained; classes that it did not see are left out."""
     names, M = method.teacher_names, len(method.teachers)
     rows = {
         name: {"logits": dict(zip(names, row[:M], strict=True)), "features": dict(zip(names, row[M:], strict=True))}
@@ -24,38 +27,35 @@ def write_weights_table(method: MultiTeacherRL, classes: Sequence[str], director
         if row[0] == row[0]  # else not a number: no sample of this class
     }
     write_json(directory / f"{NAME}.json", {"teachers": names, "classes": rows})
-    picture = draw(names, {name: [*row["logits"].values(), *row["features"].values()] for name, row in rows.items()})
-    write_atomically(directory / f"{NAME}.svg", lambda temporary: temporary.write_text(picture))
 
 
-def draw(teachers: Sequence[str], rows: dict[str, list[float]]) -> str:
-    """An SVG table, a row a class: the teachers' weights for logits, then for features; darker is larger."""
-    largest = max((value for row in rows.values() for value in row), default=1)
-    smallest = min((value for row in rows.values() for value in row), default=0)
-    span = largest - smallest or 1
-    parts = [_text(LABELS + i * COLUMN * len(teachers) + 4, 20, f"weights for {k}") for i, k in enumerate(KINDS)]
-    parts += [_text(LABELS + i * COLUMN + 4, HEAD - 12, name) for i, name in enumerate([*teachers, *teachers])]
-    for y, (label, row) in enumerate(rows.items()):
-        top = HEAD + y * ROW
-        parts.append(_text(4, top + 12, label))
-        for x, value in enumerate(row):
-            parts.append(_cell(LABELS + x * COLUMN, top, value, (value - smallest) / span))
-    width, height = LABELS + 2 * len(teachers) * COLUMN, HEAD + len(rows) * ROW
-    style = "<style>text{font:11px sans-serif}</style>"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{style}'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'
-    )
+def agreement_beside_weights(outputs: TestOutputs, run: RunDirectory, best: Mapping[str, Any]) -> dict[str, Any]:
+    """For the analysis in the run's record: each class's agreement with each teacher, by the weights that it had.
 
+    Writes the weights and the agreement as pictures, too.
 
-KINDS = ("logits", "features")
-
-
-def _text(x: int, y: int, text: str, colour: str = "black") -> str:
-    return f'<text x="{x}" y="{y}" fill="{colour}">{escape(text)}</text>'
-
-
-def _cell(x: int, y: int, value: float, shade: float) -> str:
-    colour = ",".join(str(round(255 + (c - 255) * shade)) for c in DARK)
-    box = f'<rect x="{x}" y="{y}" width="{COLUMN - 1}" height="{ROW - 1}" fill="rgb({colour})"/>'
-    return box + _text(x + 28, y + 12, f"{value:.3f}", "white" if shade > 0.5 else "black")
+    Agreement is on the test images of the last epoch's network, the weights are the agent's mean ones in that epoch.
+    """
+    content = read_json_file(run.path / f"{NAME}.json")
+    names, weights = content["teachers"], content["classes"]
+    student = outputs.epochs["last"][FINAL]
+    shares = {
+        name: agreement_by_class(student, outputs.teachers[name], outputs.targets, student.shape[1]) for name in names
+    }
+    rows = {
+        label: {
+            name: {
+                "agreement": shares[name][number],
+                "logit_weight": weights[label]["logits"][name] if label in weights else None,
+                "feature_weight": weights[label]["features"][name] if label in weights else None,
+            }
+            for name in names
+        }
+        for number, label in enumerate(best["accuracy_by_class"])
+    }
+    blocks = {f"weights for {kind}": [list(row[kind].values()) for row in weights.values()] for kind in KINDS}
+    write_svg(table_picture(blocks, list(weights), names), run.path / f"{NAME}.svg")
+    kinds = {"weights for logits": "logit_weight", "agreement, %": "agreement"}
+    blocks = {title: [[row[name][kind] for name in names] for row in rows.values()] for title, kind in kinds.items()}
+    write_svg(table_picture(blocks, list(rows), names), run.path / f"{AGREEMENT}.svg")
+    return {"teachers_by_class": finite(rows)}

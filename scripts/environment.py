@@ -65,7 +65,8 @@ def requirements() -> list[str]:
 
 def is_met(requirement: str) -> bool:
     """Whether the package is here in a version within the bounds (`>=` and `<`, as in requirements.txt)."""
-    name, bounds = re.match(r"([\w.-]+)\s*(.*)", requirement).groups()
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    bounds = requirement[len(name) :]
     try:
         version = _numbers(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
@@ -75,7 +76,7 @@ def is_met(requirement: str) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", re.match(r"[\d.]*", version).group()))
+    return tuple(int(number) for number in re.findall(r"\d+", re.split(r"[^\d.]", version, maxsplit=1)[0]))
 
 
 def check() -> int:
@@ -97,9 +98,9 @@ def create(directory: Path) -> None:
     python = directory / "bin" / "python"
     works = _succeeds(python, "-c", "")
     announce(directory, parent, python if works else None)
-    # one whose Python has gone is made anew; a directory that is none is left as it is
-    anew = ["--clear"] if not works and (directory / "pyvenv.cfg").is_file() else []
-    command = [sys.executable, "-m", "venv", *anew, directory]
+    # one whose Python has gone is made again; a directory that is none is left as it is
+    again = ["--clear"] if not works and (directory / "pyvenv.cfg").is_file() else []
+    command = [sys.executable, "-m", "venv", *again, directory]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if made.returncode:
         _explain(made.stdout, what=directory)
@@ -137,7 +138,7 @@ def announce(directory: Path, place: Path, python: Path | None) -> None:
     )
 
 
-def _succeeds(*command: object) -> bool:
+def _succeeds(*command: str | Path) -> bool:
     try:
         return not subprocess.run(command, capture_output=True).returncode
     except OSError:
@@ -155,7 +156,7 @@ def install(python: str, arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with subprocess.Popen(command, env=environment, **pipes) as pip:
-        for line in pip.stdout:
+        for line in pip.stdout or ():
             lines.append(line)
             if (progress := _progress(line)) and progress != shown:
                 _show(progress)

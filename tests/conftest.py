@@ -1,4 +1,4 @@
-"""What tests of all parts share: one thread, generated data, small experiments."""
+"""What tests of all parts share: one thread, synthetic data, small experiments."""
 
 import os
 
@@ -19,7 +19,7 @@ from tests.processes import Ended, Workspace
 
 @pytest.fixture(scope="session")
 def generated_data(tmp_path_factory) -> Path:
-    """Directory of data sets: 300 training and 100 test images in CIFAR-100's layout, as many in CIFAR-10's."""
+    """Directory of datasets: 300 training and 100 test images in CIFAR-100's layout, as many in CIFAR-10's."""
     root = tmp_path_factory.mktemp("data")
     write_generated(root, "cifar-100", train_per_class=3, test_per_class=1)
     write_generated(root, "cifar-10", train_per_class=30, test_per_class=10)
@@ -39,7 +39,7 @@ def call(workspace, monkeypatch, capsys) -> Callable[..., Ended]:
     def main(arguments: list[str], script: str = "tfkd.main") -> Ended:
         monkeypatch.chdir(workspace.root)
         monkeypatch.setattr(sys, "argv", [f"{script.rpartition('.')[2]}.py", *arguments])
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         capsys.readouterr()
         code = 0
         with warnings.catch_warnings(record=True) as caught:  # pytest would keep them from standard error
@@ -49,7 +49,8 @@ def call(workspace, monkeypatch, capsys) -> Callable[..., Ended]:
             except SystemExit as exit:
                 code = exit.code
             finally:
-                signal.signal(signal.SIGTERM, handler)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
         output, errors = capsys.readouterr()
         return Ended(code, output, errors + "".join(str(warning.message) for warning in caught))
 

@@ -10,11 +10,13 @@ import json
 import math
 import zlib
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared"
 
@@ -53,7 +55,7 @@ def golden_array(key: str, shape: list[int] | tuple[int, ...]) -> np.ndarray:
     return 0.1 * z
 
 
-def golden_fill(module: nn.Module) -> nn.Module:
+def golden_fill(module: M) -> M:
     """Fill a module by the rule, in float64, under its own key names."""
     module.double()
     state = {key: torch.from_numpy(golden_array(key, value.shape)) for key, value in module.state_dict().items()}

@@ -72,7 +72,7 @@ class OperatorLog:
 
 @torch.no_grad()
 def _again(function: Callable, args: tuple, kwargs: dict, result: Any) -> None:
-    """Run an operator anew and put its results where they were."""
+    """Run an operator again and put its results where they were."""
     places = {_place(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
     fresh = function(*args, **kwargs)
     for old, new in zip(tree_leaves(result), tree_leaves(fresh), strict=True):

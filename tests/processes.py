@@ -44,11 +44,11 @@ SMALL = {"batch_size": 50, "num_epochs": 4, "num_channels": 4, "dataset": "cifar
 
 
 class Workspace:
-    """A directory with experiments of its own, small ones, and a data set.
+    """A directory with experiments of its own, small ones, and a dataset.
 
     Args:
         root: holds `experiments/`; scripts run in it.
-        data: directory of data sets.
+        data: directory of datasets.
     """
 
     def __init__(self, root: Path, data: Path) -> None:
@@ -69,8 +69,12 @@ class Workspace:
         where = ["--model_dir", f"experiments/{experiment}", "--data-dir", str(self.data), "--no-download"]
         return [*where, "--device", "cpu", *flags]
 
-    def start(self, experiment: str, *flags: str, script: str = "tfkd.main", **options: Any) -> Process:
-        """Start a script on an experiment; `options` are those of `Process`."""
+    def start(
+        self, experiment: str, *flags: str, script: str = "tfkd.main", overwrite: bool = True, **options: Any
+    ) -> Process:
+        """Start a script on an experiment, in place of what it left there before; `options` are those of `Process`."""
+        if overwrite and script == "tfkd.main" and "--resume" not in flags:
+            flags = (*flags, "--overwrite")
         return Process(script, self.arguments(experiment, *flags), self.root, **options)
 
     def run(self, experiment: str, *flags: str, **options: Any) -> Ended:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.command_line import ArgumentParser, entry_point, nearest
+from common.command_line import ArgumentParser, cli_main, nearest
 from tests.processes import REPOSITORY
 
 SCRIPTS = {
@@ -69,7 +69,7 @@ def test_flags_that_would_do_nothing_are_refused(script, flag, monkeypatch, caps
         (["quick"], "unrecognized arguments: quick (see"),
     ],
 )
-def test_misspelt_flags(given, said, capsys):
+def test_misspelled_flags(given, said, capsys):
     parser = ArgumentParser(prog="plan")
     parser.add_argument("--budget")
     with pytest.raises(SystemExit):
@@ -120,7 +120,7 @@ def test_stopping_advises_only_what_helps(advice, said, capsys, monkeypatch):
 
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:
-        entry_point(stopped)()
+        cli_main(stopped)()
     assert end.value.code == 130
     assert capsys.readouterr().err == (said or f"stopped; {advice[0]}\n")
 

@@ -79,7 +79,7 @@ def test_versions_are_compared_with_their_bounds(manager, monkeypatch):
 
 
 def test_all_bounds_of_the_requirements_are_understood(manager):
-    assert len(manager.requirements()) == 9
+    assert len(manager.requirements()) == 10
     assert all(map(manager.is_met, manager.requirements()))  # the tests need them themselves
 
 

@@ -19,7 +19,15 @@ MODULES = [module for modules in SCRIPTS.values() for module in modules]
 # the files that people call
 SCRIPT_FILES = ["mlkd.mlkd" if module == "mlkd.train" else module for module in MODULES]
 SCRIPT_FILES += ["edkd.tools.check_distiller", "benchmarks.gpu_first_run"]
-SLOW = {"torchvision", "timm", "tensorboard", "torch.utils.tensorboard", "torch._dynamo", "torch._inductor"}
+SLOW = {
+    "torchvision",
+    "timm",
+    "tensorboard",
+    "matplotlib",
+    "torch.utils.tensorboard",
+    "torch._dynamo",
+    "torch._inductor",
+}
 WITH_TIMM = {"torchvision", "timm", "torch._dynamo", "torch._inductor"}  # all of which timm imports
 
 ASK_FOR_HELP = """

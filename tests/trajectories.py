@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.fast_path import capture_blocker, use_fused
 from common.training.method import Method
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
+from common.training.training_step import Optimization
 from tests.operators import OperatorLog
 
 WAYS = ["plain", "fast", "captured"]  # of taking the same steps
@@ -36,31 +38,26 @@ def watched_steps(
     """
     trainer = Trainer(
         method,
-        make_optimizer,
-        schedule,
-        epochs=1000,
-        train=batches,
-        test=batches,
-        runtime=Runtime(torch.device("cpu"), plain=way == "plain", compile=way == "compile"),
-        files=CheckpointFiles(scratch / "last", scratch / "best"),
+        Optimization(make_optimizer, schedule, epochs=1000),
+        Loaders(batches, batches),
+        Runtime(torch.device("cpu"), plain=way == "plain", compile=way == "compile"),
+        CheckpointFiles(scratch / "last", scratch / "best"),
         settings={},
     )
     graphs = OperatorLog()
-    captured = way == "captured" and capture_blocker(method, trainer.optimizer, trainer.runtime, 1) is None
+    captured = way == "captured" and capture_blocker(method, trainer.step.optimizer, trainer.runtime, 1) is None
     if captured:
-        use_fused(trainer.optimizer)
-        trainer.capture_steps(graphs)
-        trainer._graphed_step.warm_up = 1
-        trainer._rate = trainer._rate.double()  # figures in float64 show the rounding of the rate, which a GPU keeps
+        use_fused(trainer.step.optimizer)
+        trainer.step.capture(graphs, warm_up=1)
+        # figures in float64 show the rounding of the rate, which a GPU keeps
+        trainer.step.device_lr = trainer.step.device_lr.double()
     seen = []
-    train_step = trainer._train_step
 
-    def watch(*args):
-        step = train_step(*args)
-        seen.append((trainer.optimizer.param_groups[0]["lr"], {k: v.item() for k, v in step.losses.items()}))
-        return step
+    def watch(epoch, iteration, output):
+        lr = trainer.step.optimizer.param_groups[0]["lr"]
+        seen.append((lr, {name: loss.item() for name, loss in output.losses.items()}))
 
-    monkeypatch.setattr(trainer, "_train_step", watch)
+    trainer.on_step = watch
     for epoch in epochs:
         trainer.train_epoch(epoch, show_progress=False)
     assert trainer.messages == []  # nothing fell back to another way

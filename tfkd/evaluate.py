@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
 
-from common.command_line import ArgumentParser, entry_point, inner_name
-from common.data import Batches
+from common.command_line import ArgumentParser, cli_main, inner_name, positive_int
+from common.data import DeviceLoader
 from common.data.flags import add_data_flags
 from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
 from common.training.runs import write_json
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
-from tfkd.experiment import build_network, class_count, load_data, open_experiment, preparation
+from tfkd.experiment import build_network, load_data, open_experiment, resolve_num_classes, transforms_for
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--restore_file", type=inner_name, default="best", metavar="NAME", help="evaluate NAME.pth.tar in model_dir"
     )
-    parser.add_argument("--num_class", type=int, default=100, help="classes; 100 stands for those of the data set")
+    parser.add_argument("--num_class", type=positive_int, default=100, help="classes; 100: those of the dataset")
     add_data_flags(parser, training=False)
     add_runtime_flags(parser, without=TRAINING_ONLY)
     return parser.parse_args()
@@ -33,13 +33,13 @@ def parse_arguments() -> argparse.Namespace:
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     model_dir, params = open_experiment(args.model_dir)
     data = load_data(args, params)
-    num_classes = class_count(args.num_class, data)
+    num_classes = resolve_num_classes(args.num_class, data)
     network = build_network(params.student, params, model_dir / "params.json", num_classes)
     checkpoint = model_dir / f"{args.restore_file}.pth.tar"
     load_weights(network, checkpoint, params.student)
     network.to(runtime.device)
-    normalization, _ = preparation(params.dataset)
-    batches = Batches(
+    normalization, _ = transforms_for(params.dataset)
+    batches = DeviceLoader(
         data.test,
         params.batch_size,
         normalization,
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
         print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:

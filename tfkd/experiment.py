@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from common.command_line import REPOSITORY, find_path, nearest
-from common.data import Augmentation, Batches, Dataset, Normalization, load_dataset
-from common.data.flags import cut_validation, require_images
+from common.command_line import REPOSITORY, nearest, resolve_path
+from common.data import Augmentation, Dataset, DeviceLoader, Normalization, load_dataset, normalizations
+from common.data.flags import check_nonempty, require_asked_for, split_validation
 from common.errors import UserError
 from common.models import Network, create_model
 from common.models.registry import require_model
@@ -16,18 +17,9 @@ from tfkd.params import Params, read_params
 
 PAPER = "tfkd"
 
-# CIFAR-10, too, is normalised with CIFAR-100's statistics, as published.
-CIFAR = (
-    Normalization(
-        mean=(0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
-        std=(0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
-    ),
-    Augmentation(padding=4, flip=True, rotation=15),
-)
-TINY_IMAGENET = (
-    Normalization(mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)),
-    Augmentation(flip=True, rotation=20),
-)
+# CIFAR-10, too, is normalized with CIFAR-100's statistics, as published.
+CIFAR = (normalizations.CIFAR100_TFKD, Augmentation(padding=4, flip=True, rotation=15))
+TINY_IMAGENET = (normalizations.TINY_IMAGENET, Augmentation(flip=True, rotation=20))
 
 
 def open_experiment(path: str) -> tuple[Path, Params]:
@@ -36,7 +28,7 @@ def open_experiment(path: str) -> tuple[Path, Params]:
     Raises:
         UserError: no such directory, or no valid params.json in it.
     """
-    model_dir = find_path(path, PAPER)
+    model_dir = resolve_path(path, PAPER)
     if not model_dir.is_dir():
         names = [
             str(file.parent.relative_to(REPOSITORY))
@@ -57,21 +49,23 @@ def open_experiment(path: str) -> tuple[Path, Params]:
 
 
 def load_data(args: argparse.Namespace, params: Params) -> Dataset:
-    """The data set of `params`, below `--data-dir`."""
-    root = find_path(args.data_dir, PAPER)
-    return load_dataset(params.dataset, root, download=not args.no_download, image_size=args.image_size)
+    """The dataset of `params`, below `--data-dir`."""
+    root = resolve_path(args.data_dir, PAPER)
+    options = {"image_size": args.image_size, "skip_bad": args.skip_bad_images}
+    data = load_dataset(params.dataset, root, download=not args.no_download, **options)
+    return require_asked_for(data, args.data_dir, PAPER)
 
 
-def preparation(dataset: str) -> tuple[Normalization, Augmentation]:
-    """Normalisation and training augmentation of a data set; those of CIFAR for all but Tiny-ImageNet."""
+def transforms_for(dataset: str) -> tuple[Normalization, Augmentation]:
+    """Normalization and training augmentation of a dataset; those of CIFAR for all but Tiny-ImageNet."""
     return TINY_IMAGENET if dataset == "tiny_imagenet" else CIFAR
 
 
-def class_count(num_class: int, data: Dataset) -> int:
-    """Width of the classifier: `--num_class`, whose published default of 100 stands for the data set's own number.
+def resolve_num_classes(num_class: int, data: Dataset) -> int:
+    """Width of the classifier: `--num_class`, whose published default of 100 stands for the dataset's own number.
 
     Raises:
-        UserError: fewer than the data set has.
+        UserError: fewer than the dataset has.
     """
     if num_class == 100:
         return data.num_classes
@@ -86,22 +80,21 @@ def build_network(name: str, params: Params, file: Path, num_classes: int) -> Ne
     Raises:
         UserError: a key is missing that the architecture needs.
     """
-    options = {}
+    options: dict[str, Any] = {}
     if name == "cnn":
-        channels, dropout = params.require(file, "the network 'cnn'", "num_channels", "dropout_rate")
-        options = {"num_channels": channels, "dropout_rate": dropout}
+        options = params.require(file, "the network 'cnn'", "num_channels", "dropout_rate")
     return create_model(name, num_classes, family=PAPER, **options)
 
 
-def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, Batches]:
-    """Batches of the training, test and (with --val-fraction) validation part."""
-    normalization, augmentation = preparation(params.dataset)
+def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, DeviceLoader]:
+    """Batches of the training, test and (with --val-fraction) validation split."""
+    normalization, augmentation = transforms_for(params.dataset)
     train = data.train if params.subset_percent == 1 else data.train.split(params.subset_percent)[1]
-    train, validation = cut_validation(train, args.val_fraction)
+    train, validation = split_validation(train, args.val_fraction)
     where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
     evaluation = {**where, "limit": args.limit_eval_batches}
     batches = {
-        "train": Batches(
+        "train": DeviceLoader(
             train,
             params.batch_size,
             normalization,
@@ -111,9 +104,10 @@ def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtim
             limit=args.limit_train_batches,
             **where,
         ),
-        "test": Batches(data.test, params.batch_size, normalization, **evaluation),
     }
+    if not data.is_test_withheld:
+        batches["test"] = DeviceLoader(data.test, params.batch_size, normalization, **evaluation)
     if validation is not None:
-        batches["validation"] = Batches(validation, params.batch_size, normalization, **evaluation)
-    require_images(batches)
+        batches["validation"] = DeviceLoader(validation, params.batch_size, normalization, **evaluation)
+    check_nonempty(batches)
     return batches

@@ -19,7 +19,7 @@ from common.losses import softened_kl
 Form = Literal["code", "paper"]
 Parts = dict[str, Tensor]
 
-CORRECT_PROBABILITY = 0.99  # a of the manually designed teacher; a literal of the published code
+CORRECT_PROBABILITY = 0.99  # a of the manually designed virtual teacher; a literal of the published code
 SMOOTHING = 0.1  # alpha of label smoothing; likewise
 
 
@@ -59,7 +59,7 @@ def regularization_loss(
     multiplier: float = 1.0,
     form: Form = "code",
 ) -> Parts:
-    """Tf-KD_reg, (1 - alpha) H(q, p) + alpha D_KL(p^d_tau, p_tau), with the manually designed teacher p^d (eq. 8).
+    """Tf-KD_reg, (1 - alpha) H(q, p) + alpha D_KL(p^d_tau, p_tau), with the virtual teacher p^d (eq. 8).
 
     The published code takes the probabilities p^d for logits, leaves the student unsoftened, and averages over samples
     and classes.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -16,25 +17,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any di
 import torch
 from torch import nn
 
-from common.command_line import ArgumentParser, entry_point, inner_name, natural, positive
-from common.data.flags import add_data_flags
+from common.command_line import ArgumentParser, cli_main, inner_name, nonnegative_int, positive_int, resolve_path
+from common.data.flags import add_data_flags, visible
+from common.own_code import error_in, failures_told, provenance
 from common.training.checkpoints import load_weights
-from common.training.engine import Accuracies, Trainer
-from common.training.runs import RunDirectory, is_done
+from common.training.engine import Trainer
+from common.training.method import load_method
+from common.training.run_training import Budget, RunSpec, run_training
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
-from tfkd.choice import build_method
-from tfkd.experiment import PAPER, load_data, make_batches, open_experiment
-from tfkd.params import Params
-from tfkd.run_files import (
+from tfkd.build import build_method, load_teacher
+from tfkd.experiment import PAPER, load_data, make_batches, open_experiment, resolve_num_classes
+from tfkd.outputs import (
     METHOD_FLAGS,
     PUBLISHED_EPOCHS,
-    checkpoint_files,
-    events_directory,
     experiment_name,
-    output_directory,
+    published_batch_size,
+    run_files,
     write_results,
 )
+from tfkd.params import Params
 
 # Literals of the published code
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -45,7 +47,7 @@ RATE_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
 OTHER_METHODS = ("regularization", "label_smoothing", "self_training", "pt_teacher", "method")
 
 # Flags without which two runs are not the same; a run is resumed with the same ones only
-FLAGS_THAT_MATTER = (
+RESUME_KEYS = (
     *(*METHOD_FLAGS, "loss_form", "warm", "restore_file", "num_class"),
     *("image_size", "val_fraction", "limit_train_batches", "limit_eval_batches"),
 )
@@ -59,17 +61,19 @@ def parse_arguments() -> argparse.Namespace:
         "--restore_file",
         type=inner_name,
         metavar="NAME",
-        help="start from NAME.pth.tar of model_dir (weights, optimiser, not epoch)",
+        help="start from NAME.pth.tar of model_dir (weights, optimizer, not epoch)",
     )
-    add("--num_class", type=int, default=100, help="classes; 100 stands for as many as the data set has")
-    add("-warm", type=natural, default=1, help="epochs of warm-up; it ends with the first one, as published")
-    add("--regularization", action="store_true", help="Tf-KD_reg: the manually designed teacher")
+    add("--num_class", type=positive_int, default=100, help="classes; 100 stands for as many as the dataset has")
+    add("-warm", type=nonnegative_int, default=1, help="epochs of warm-up; it ends with the first one, as published")
+    add("--regularization", action="store_true", help="Tf-KD_reg: the manually designed virtual teacher")
     add("--label_smoothing", action="store_true", help="label smoothing")
     add("--double_training", action="store_true", help="start from the trained baseline of the same model")
     add("--self_training", action="store_true", help="Tf-KD_self: taught by the model's own trained baseline")
     add("--pt_teacher", action="store_true", help="De-KD: a poorly trained teacher (0.pth.tar or 50.pth.tar)")
     ours = parser.add_argument_group("added here")
-    ours.add_argument("--epochs", type=positive, metavar="N", help="train N epochs; milestones shrink in proportion")
+    ours.add_argument(
+        "--epochs", type=positive_int, metavar="N", help="train N epochs; milestones shrink in proportion"
+    )
     ours.add_argument("--loss_form", choices=("code", "paper"), default="code", help="see docs/divergences.md")
     ours.add_argument("--matched_scale", action="store_true", help="scale label smoothing's loss to that of Tf-KD_reg")
     ours.add_argument("--method", metavar="FILE.py:CLASS", help="a method of your own, in place of the paper's")
@@ -94,73 +98,73 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
     return torch.optim.SGD(parameters, lr=base_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
-def train(args: argparse.Namespace, runtime: Runtime) -> Accuracies:
+def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+    """The run that the flags ask for."""
     model_dir, params = open_experiment(args.model_dir)
-    data = load_data(args, params)
-    method, remarks = build_method(args, model_dir, params, data)
-    batches = make_batches(args, params, data, runtime)
-    directory = output_directory(args, model_dir)
-
+    data = visible(args, load_data(args, params))
+    method, teachers = build_method(args, model_dir, params, data)
     epochs = args.epochs or params.num_epochs
     milestones = MILESTONES if args.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
     base_lr = params.learning_rate * params.batch_size / RATE_BATCH_SIZE
-    settings = {
-        **{key: value for key, value in dataclasses.asdict(params).items() if value is not None},
-        "method": type(method).__name__,
-        "epochs": epochs,
-        "milestones": list(milestones),
-        "data": data.fingerprint,
-        "seed": args.seed,
-        "amp": args.amp,
-        **{key: getattr(args, key) for key in FLAGS_THAT_MATTER},
-    }
-    trainer = Trainer(
-        method,
-        lambda parameters: make_optimizer(params, base_lr, parameters),
-        step_decay(base_lr, milestones, GAMMA, warmup_epochs=args.warm),
-        epochs,
-        runtime=runtime,
-        files=checkpoint_files(args, params, directory, epochs),
-        settings=settings,
-        **batches,
+    files = run_files(args, params, model_dir, epochs)
+    told_apart, own_files = provenance(type(method) if args.method else None)
+
+    def restore(trainer: Trainer) -> None:
+        if args.restore_file:
+            # of the model directory, also where the method writes to one in it, as published
+            checkpoint = load_weights(method.student, model_dir / f"{args.restore_file}.pth.tar", params.student)
+            trainer.state.restore_optimizer(checkpoint)
+
+    return RunSpec(
+        paper=PAPER,
+        experiment=experiment_name(args, model_dir),
+        student=params.student,
+        method=method,
+        make_optimizer=lambda parameters: make_optimizer(params, base_lr, parameters),
+        schedule=step_decay(base_lr, milestones, GAMMA, warmup_epochs=args.warm),
+        loaders=make_batches(args, params, data, runtime),
+        data=data,
+        budget=Budget(
+            epochs, params.batch_size, PUBLISHED_EPOCHS, published_batch_size(model_dir), args.limit_train_batches
+        ),
+        files=files,
+        settings={
+            **{key: value for key, value in dataclasses.asdict(params).items() if value is not None},
+            "method": type(method).__name__,
+            "epochs": epochs,
+            "milestones": list(milestones),
+            "data": data.fingerprint,
+            **data.compared_settings(),
+            "seed": args.seed,
+            "amp": args.amp,
+            **{key: getattr(args, key) for key in RESUME_KEYS},
+            **told_apart,
+        },
+        teachers=teachers,
+        load_teacher=lambda teacher: load_teacher(
+            teacher, params, model_dir / "params.json", resolve_num_classes(args.num_class, data)
+        ),
+        details=own_files,
+        initialize=restore,
+        after_epoch=lambda trainer, run, test, is_best: write_results(run.path, params, test, is_best),
     )
-    resumed = args.resume and trainer.resume()
-    if resumed and is_done(directory):
-        return trainer.accuracies
-    if args.restore_file and not resumed:
-        # of the model directory, also where the method writes to one in it, as published
-        checkpoint = load_weights(method.student, model_dir / f"{args.restore_file}.pth.tar", params.student)
-        trainer.restore_optimizer(checkpoint)
-    run = None
-    if runtime.is_main:
-        run = RunDirectory(
-            directory,
-            {
-                "paper": PAPER,
-                "experiment": experiment_name(args, model_dir),
-                "settings": trainer.settings,
-                "runtime": runtime.settings(),
-                "data": data.describe(),
-                "budget": {"epochs": epochs, "published_epochs": PUBLISHED_EPOCHS, "batches": args.limit_train_batches},
-            },
-            events=events_directory(args, params, directory),
-            log_file=model_dir / "train.log",
-            history=trainer.history,
-        )
-        if resumed:
-            remarks.append(f"resuming after epoch {trainer.epochs_done}/{epochs}")
-        for remark in (*remarks, f"{settings['method']} of {params.student} on {data.name} ({data.content})"):
-            run.log(remark)
-    return trainer.fit(run, lambda test, is_best: write_results(directory, params, test, is_best))
 
 
-@entry_point
+def _own_failures(args: argparse.Namespace, runtime: Runtime) -> contextlib.AbstractContextManager:
+    """Tells errors in the code of `--method`, whose traceback the log gets."""
+    if not args.method:
+        return contextlib.nullcontext()
+    log = resolve_path(args.model_dir, PAPER) / "train.log"
+    return failures_told(
+        lambda error: error_in(args.method, load_method(args.method, PAPER), error), log, is_main=runtime.is_main
+    )
+
+
+@cli_main
 def main() -> None:
     args = parse_arguments()
-    with runtime_from(args) as runtime:
-        accuracies = train(args, runtime)
-        if runtime.is_main:
-            print(accuracies)
+    with runtime_from(args) as runtime, _own_failures(args, runtime):
+        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

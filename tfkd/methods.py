@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.training.method import FrozenTeacher, Method, Step
+from common.losses import add_up
+from common.training.method import FrozenTeacher, Method, StepOutput
 from tfkd.losses import Form, Parts, kd_loss, label_smoothing_loss, regularization_loss
 
 
@@ -19,9 +20,9 @@ class Baseline(Method):
         super().__init__()
         self.student = student
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
 
 
 class LabelSmoothing(Method):
@@ -32,22 +33,23 @@ class LabelSmoothing(Method):
 
     def __init__(self, student: nn.Module, form: Form = "code", scale: float = 1.0) -> None:
         super().__init__()
-        self.student, self.form, self.scale = student, form, scale
+        self.student, self.scale = student, scale
+        self.form: Form = form
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, self.losses(logits, targets))
+        return StepOutput(logits, self.losses(logits, targets))
 
     def losses(self, logits: Tensor, targets: Tensor) -> Parts:
         parts = label_smoothing_loss(logits, targets, form=self.form)
         return {name: self.scale * part for name, part in parts.items()}
 
     def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        return len(targets) * sum(self.losses(logits, targets).values())  # the method's own, as published
+        return len(targets) * add_up(self.losses(logits, targets).values())  # the method's own, as published
 
 
 class Regularization(Method):
-    """Tf-KD_reg: taught by the manually designed teacher."""
+    """Tf-KD_reg: taught by the manually designed virtual teacher."""
 
     graph_capturable = True
     epoch_dependent_until = 0
@@ -59,13 +61,13 @@ class Regularization(Method):
         self.student = student
         self.options = {"alpha": alpha, "temperature": temperature, "multiplier": multiplier, "form": form}
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, regularization_loss(logits, targets, **self.options))
+        return StepOutput(logits, regularization_loss(logits, targets, **self.options))
 
     def evaluation_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         parts = regularization_loss(logits, targets, **self.options)
-        return len(targets) * sum(parts.values())  # the method's own, as published
+        return len(targets) * add_up(parts.values())  # the method's own, as published
 
 
 class Distillation(Method):
@@ -84,9 +86,9 @@ class Distillation(Method):
         form: Form = "code",
     ) -> None:
         super().__init__()
-        self.student, self.teacher = student, FrozenTeacher(teacher)
+        self.student, self.teacher, self.temperature = student, FrozenTeacher(teacher), temperature
         self.options = {"alpha": alpha, "temperature": temperature, "multiplier": multiplier, "form": form}
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits, teacher_logits = self.student(images), self.teacher(images)
-        return Step(logits, kd_loss(logits, teacher_logits, targets, **self.options))
+        return StepOutput(logits, kd_loss(logits, teacher_logits, targets, **self.options))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from pathlib import Path
 from typing import Any
 
+from common.command_line import LARGEST_COUNT, LARGEST_NUMBER
 from common.errors import UserError
-from common.training.runs import read_json
+from common.safe_json import read_json_file
 
 NO_TEACHER = "none"
 
@@ -63,15 +63,15 @@ class Params:
     def has_teacher(self) -> bool:
         return self.teacher != NO_TEACHER
 
-    def require(self, file: Path, purpose: str, *keys: str) -> list[Any]:
-        """Values of `keys`.
+    def require(self, file: Path, purpose: str, *keys: str) -> dict[str, Any]:
+        """`keys` and their values.
 
         Raises:
             UserError: one is missing; `purpose` says what needs it.
         """
         if missing := [key for key in keys if getattr(self, key) is None]:
             raise UserError(f"{file} lacks the key '{missing[0]}', which {purpose} needs")
-        return [getattr(self, key) for key in keys]
+        return {key: getattr(self, key) for key in keys}
 
 
 def read_params(file: Path) -> Params:
@@ -80,7 +80,7 @@ def read_params(file: Path) -> Params:
     Raises:
         UserError: absent, not JSON, or with a key that is unknown, missing, of a wrong type or out of range.
     """
-    content = read_json(file)
+    content = read_json_file(file)
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, not an object of keys and values")
     fields = {field.name: field for field in dataclasses.fields(Params)}
@@ -90,9 +90,11 @@ def read_params(file: Path) -> Params:
             raise UserError(f"{file} has an unknown key '{key}'" + (f": did you mean '{close[0]}'?" if close else ""))
         kind = fields[key].type.removesuffix(" | None")
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, allowed) or isinstance(value, bool) or not finite:
-            raise UserError(f"{file}: '{key}' is {value!r}, not of type {kind}")
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise UserError(f"{file}: '{key}' is {value!r:.60}, not of type {kind}")
+        largest = {"str": None, "int": LARGEST_COUNT, "float": LARGEST_NUMBER}[kind]
+        if largest is not None and abs(value) > largest:
+            raise UserError(f"{file}: '{key}' is {value!r:.60}, but must be at most {largest:g}")
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in content:
             raise UserError(f"{file} lacks the key '{name}'")

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
-from common.models import Network
-from common.training.checkpoints import load_weights
+from common.training.teachers import TeacherCheckpoint, first_file, run_beside
 
 # --pt_teacher: the checkpoint of a poorly trained teacher
 POORLY_TRAINED = {"resnet18": "0.pth.tar", "resnet50": "50.pth.tar", "resnext29": "50.pth.tar"}
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherFile:
-    """A checkpoint found for a teacher, and the command that would train one."""
-
-    path: Path
-    command: str
 
 
 def experiments_tree(model_dir: Path) -> Path:
@@ -30,7 +20,7 @@ def experiments_tree(model_dir: Path) -> Path:
     return REPOSITORY / "experiments"
 
 
-def find_teacher(name: str, model_dir: Path, poorly_trained: bool = False) -> TeacherFile:
+def find_teacher(name: str, model_dir: Path, poorly_trained: bool = False) -> TeacherCheckpoint:
     """The checkpoint of teacher `name`, where the paper keeps it or where a baseline run here left it.
 
     Args:
@@ -49,25 +39,12 @@ def find_teacher(name: str, model_dir: Path, poorly_trained: bool = False) -> Te
     tree = experiments_tree(model_dir)
     baseline = f"base_experiments/base_{name.replace('_v2', 'v2')}"
     places = [tree / "pretrained_teacher_models" / f"base_{name}" / file, tree / baseline / file]
-    command = f"python main.py --model_dir experiments/{baseline}/"
-    for path in places:
-        if path.is_file():
-            return TeacherFile(path, command)
-    raise UserError(
-        f"no trained teacher {name}: neither {places[0]} nor {places[1]} exists; train one with `{command}` in tfkd/"
-    )
-
-
-def load_teacher(network: Network, file: TeacherFile, name: str) -> dict:
-    """Load the found checkpoint into `network`.
-
-    Returns:
-        The whole checkpoint.
-
-    Raises:
-        UserError: damaged, or of another architecture or class count; names the command that trains a right one.
-    """
-    try:
-        return load_weights(network, file.path, name)
-    except UserError as error:
-        raise UserError(f"{error}; a right one comes from `{file.command}` in tfkd/") from error
+    command = f"`python main.py --model_dir experiments/{baseline}/` in tfkd/"
+    if (path := first_file(places)) is None:
+        raise UserError(
+            f"no trained teacher {name}: neither {places[0]} nor {places[1]} exists; train one with {command}"
+        )
+    record = run_beside(path)
+    if poorly_trained and record is not None:
+        return TeacherCheckpoint(name, path, command, f"snapshot {file} of a run here", record.data.get("fingerprint"))
+    return TeacherCheckpoint.of(name, path, command, record)

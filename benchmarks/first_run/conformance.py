@@ -18,6 +18,7 @@ from benchmarks.first_run.methods import edkd_configuration
 from benchmarks.first_run.training import FAST, Watched, make_trainer, train_epochs
 from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place
 from common.data import Batch
+from common.losses import add_up
 from common.models import create_model
 from common.training.method import Method
 from common.training.runtime import Runtime, use_tf32
@@ -96,10 +97,10 @@ def _tfkd_value(case: dict, x: dict[str, Tensor]) -> Tensor:
 
     if case["loss"] == "tfkd_reg":
         hyper = {key.removeprefix("reg_"): value for key, value in case["hyper"].items()}
-        return sum(regularization_loss(x["student_logits"], x["target"], **hyper).values())
+        return add_up(regularization_loss(x["student_logits"], x["target"], **hyper).values())
     if case["loss"] == "label_smoothing":
-        return sum(label_smoothing_loss(x["student_logits"], x["target"]).values())
-    return sum(kd_loss(x["student_logits"], x["teacher_logits"], x["target"], **case["hyper"]).values())
+        return add_up(label_smoothing_loss(x["student_logits"], x["target"]).values())
+    return add_up(kd_loss(x["student_logits"], x["teacher_logits"], x["target"], **case["hyper"]).values())
 
 
 def _edkd_value(case: dict, x: dict[str, Tensor]) -> Tensor:
@@ -115,12 +116,12 @@ def _edkd_value(case: dict, x: dict[str, Tensor]) -> Tensor:
 
 
 def _mlkd_value(case: dict, x: dict[str, Tensor]) -> Tensor:
-    from mlkd.losses import mlkd_loss, teach_loss
+    from mlkd.losses import kd_loss, mlkd_loss
 
     if case["loss"] == "teach_loss":
-        return teach_loss(x["student_logits"], x["teacher_logits"], x["target"], **case["hyper"])
+        return kd_loss(x["student_logits"], x["teacher_logits"], x["target"], **case["hyper"])
     heads = {name: value for name, value in x.items() if name.startswith(("student", "middle"))}
-    return sum(mlkd_loss(heads, x["teacher_logits"], x["target"], **case["hyper"]).values())
+    return add_up(mlkd_loss(heads, x["teacher_logits"], x["target"], **case["hyper"]).values())
 
 
 def _mtkd_rl_value(case: dict, x: dict[str, Tensor]) -> Tensor:
@@ -173,10 +174,10 @@ def _target(spec: dict, dtype: torch.dtype, device: torch.device, classes: int) 
     """Class indices, or a mixture of smoothed ones."""
     if "mixed" not in spec:
         return _on(spec, dtype, device)
-    from mlkd.mixing import smoothed
+    from mlkd.mixup_cutmix import smooth_one_hot
 
     mixed = spec["mixed"]
-    rows = smoothed(draw(mixed["a"]), classes, torch.float64)
+    rows = smooth_one_hot(draw(mixed["a"]), classes, torch.float64)
     return (mixed["lam"] * rows + (1 - mixed["lam"]) * rows.flip(0)).to(device, dtype)
 
 
@@ -211,7 +212,7 @@ def check_losses(name: str, dtype: torch.dtype, place: Place) -> Finding:
 
 def check_distillers(dtype: torch.dtype, place: Place) -> Finding:
     """Every distiller once on whole networks, resnet20 teaching resnet8: losses and gradients."""
-    from edkd.distillers.VID import initial_log_scale
+    from edkd.distillers.VID import VID, initial_log_scale
     from edkd.engine.method import Distillation, make_distiller
 
     worst = Worst(STEP_TOLERANCE[dtype])
@@ -223,7 +224,7 @@ def check_distillers(dtype: torch.dtype, place: Place) -> Finding:
         student, teacher = (golden_fill(create_model(case[role], case["classes"])) for role in ("student", "teacher"))
         distiller = make_distiller(cfg, student, teacher, case.get("num_data", 0)).double()
         _fill_named(distiller, case["auxiliary_state"], leave=("contrast.params",))
-        if kind == "VID":
+        if isinstance(distiller, VID):
             for log_scale in distiller.log_scales:
                 log_scale.data.fill_(initial_log_scale(cfg.VID.INIT_PRED_VAR, cfg.VID.EPS))
         Distillation(distiller)
@@ -233,9 +234,11 @@ def check_distillers(dtype: torch.dtype, place: Place) -> Finding:
         _, losses = distiller(image=image, target=target, epoch=case["epoch"], **more)
         for name, want in case["losses"].items():
             worst.add(f"{kind} {name}", losses[name].item(), want)
-        sum(losses.values()).backward()
-        network = distiller.student
-        worst.add(f"{kind} gradient", network.conv1.weight.grad.norm().item(), case["grad_conv1_l2"])
+        add_up(losses.values()).backward()
+        gradient = distiller.student.get_parameter("conv1.weight").grad
+        if gradient is None:
+            raise CheckError(f"{kind} has no gradient")
+        worst.add(f"{kind} gradient", gradient.norm().item(), case["grad_conv1_l2"])
     return worst.finding()
 
 
@@ -401,13 +404,13 @@ def _edkd_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, l
     steps: dict[int, list[int]] = {}
     for entry in case["steps"]:
         steps.setdefault(entry["epoch"] - 1, []).append(entry["step"])
-    # the schedule counts three batches an epoch, whatever the case has of it
+    # the schedule counts three batches per epoch, whatever the case has of it
     return method, partial(make_optimizer, cfg), schedule, steps
 
 
 def _mtkd_rl_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, list[int]]]:
-    from mtkd_rl.comparison import Options
-    from mtkd_rl.methods import Averaging, MultiTeacherRL
+    from mtkd_rl.methods import MultiTeacherRL
+    from mtkd_rl.multi_teacher import Averaging, Options
     from mtkd_rl.student import make_optimizer, make_schedule
 
     hyper = case["hyper"]
@@ -460,10 +463,10 @@ def check_trajectories(paper: str, dtype: torch.dtype, place: Place) -> Finding:
 def check_multi_level_trajectories(dtype: torch.dtype, place: Place) -> Finding:
     """Two updates of MLKD's student on images of 224 pixels, with the figures' teacher and shares of mixing."""
     from mlkd.methods import MultiLevel
-    from mlkd.mixing import Mix, Mixing
+    from mlkd.mixup_cutmix import Mix, MixupCutmix
     from mlkd.student import MultiResNetV2
 
-    class FixedMixing(Mixing):
+    class FixedMixing(MixupCutmix):
         def draw(self, height: int, width: int) -> Mix:
             return Mix(0.3, 0.3)
 
@@ -481,7 +484,7 @@ def check_multi_level_trajectories(dtype: torch.dtype, place: Place) -> Finding:
     worst = Worst(STEP_TOLERANCE[dtype])
     cases = conformance("trajectories/mlkd.json")["cases"]
     for case in cases[:1] if place.miniature else cases:
-        mixing = FixedMixing(case["classes"], 1.0, 1.0) if case["mixing"] else Mixing(case["classes"], 0.0, 0.0)
+        mixing = FixedMixing(case["classes"], 1.0, 1.0) if case["mixing"] else MixupCutmix(case["classes"], 0.0, 0.0)
         student = golden_fill(MultiResNetV2(37))
         method = MultiLevel(student, Table(case), mixing, **case["hyper"]).to(dtype)
         batches = CaseBatches(case, {0: list(range(len(case["steps"])))}, place.device, dtype)

@@ -45,13 +45,14 @@ from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place, dev
 from common.data import Batch
 from common.errors import TrainingError, UserError
 from common.models import create_model
-from common.training.checkpoints import load_checkpoint
+from common.run_record import Data, Limits, RunRecord, read_record
+from common.training.checkpoints import CheckpointFiles, load_checkpoint
 from common.training.cuda_graphs import CudaGraphs
 from common.training.engine import Trainer
 from common.training.evaluation import Evaluation
-from common.training.method import Method, Step
-from common.training.runs import RunDirectory
-from common.training.runtime import use_tf32
+from common.training.method import Method, StepOutput
+from common.training.runs import RunDirectory, RunFiles
+from common.training.runtime import Runtime, use_tf32
 from common.training.schedules import step_decay
 
 
@@ -65,9 +66,9 @@ class Small(Method):
         super().__init__()
         self.student: nn.Module = create_model("resnet8", CLASSES)
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"cross_entropy": F.cross_entropy(logits, targets)})
 
 
 def small_setting(kind: type[Method] = Small, lr: float = 1e-4) -> Setting:
@@ -146,7 +147,7 @@ class SameBatch:
 class Dropping(Small):
     """Drops half of the pixels."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         return super().forward(F.dropout(images, 0.5), targets, indices, epoch)
 
 
@@ -178,9 +179,9 @@ class EachEpochAnew(Small):
 
     epoch_dependent_until = math.inf
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
-        return Step(step.logits, {name: loss * (1 + epoch) for name, loss in step.losses.items()})
+        return StepOutput(step.logits, {name: loss * (1 + epoch) for name, loss in step.losses.items()})
 
 
 def check_recapture(place: Place) -> Finding:
@@ -195,7 +196,7 @@ def check_recapture(place: Place) -> Finding:
     require(traces[FAST].captured, traces[FAST].execution["step"])
     require(traces[FAST].replays >= 8 * (amount.full - 1) - 3, f"only {traces[FAST].replays} replays in 8 epochs")
     require(found.loss < 1e-4, f"captured from eager: {found}")
-    return Finding(f"8 epochs, each captured anew: {traces[FAST].replays} replays; captured from eager: {found}")
+    return Finding(f"8 epochs, each captured again: {traces[FAST].replays} replays; captured from eager: {found}")
 
 
 def check_recapture_memory(place: Place) -> Finding:
@@ -284,25 +285,26 @@ def check_evaluation_that_cannot(place: Place) -> Finding:
 class Waiting(Small):
     """Asks the device for a number."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
-        return step if step.losses["cross_entropy"].item() < math.inf else None
+        step.losses["cross_entropy"].item()
+        return step
 
 
 class FromTheHost(Small):
     """Sends a number to the device."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         return super().forward(images * torch.tensor([1.0], device=images.device), targets, indices, epoch)
 
 
 class Masking(Small):
     """Chooses samples by a mask, whose count the host has to know."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
         chosen = targets >= 0
-        return Step(logits, {"cross_entropy": F.cross_entropy(logits[chosen], targets[chosen])})
+        return StepOutput(logits, {"cross_entropy": F.cross_entropy(logits[chosen], targets[chosen])})
 
 
 def check_failed_capture(kind: type[Method], place: Place) -> Finding:
@@ -336,10 +338,10 @@ def check_failed_capture(kind: type[Method], place: Place) -> Finding:
 class Exploding(Small):
     """Not finite from the second epoch on."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
         bad = (indices == 7).any().float() * (math.inf if epoch == 1 else 0)
-        return Step(step.logits, {"cross_entropy": step.losses["cross_entropy"] + bad.nan_to_num(0.0, math.inf)})
+        return StepOutput(step.logits, {"cross_entropy": step.losses["cross_entropy"] + bad.nan_to_num(0.0, math.inf)})
 
     epoch_dependent_until = math.inf
 
@@ -391,8 +393,13 @@ def _trainer(method: Method, place: Place, way: Way, epochs: int, lr: float = 1e
     )
 
 
-def _run(place: Path) -> RunDirectory:
-    return RunDirectory(place, {"paper": "none"}, events=place / "events", log_file=place / "log")
+def _run(place: Path, runtime: Runtime) -> RunDirectory:
+    nothing = CheckpointFiles(place / "last", None)
+    budget = Limits(epochs=1, published_epochs=1, published_batch_size=None, batches=None)
+    data = Data(content="noise", fingerprint="none")
+    record = RunRecord("none", "none", "", "", 0, 0, settings={}, data=data, budget=budget)
+    files = RunFiles(place, nothing, events=place / "events", log=place / "log")
+    return RunDirectory(files, record, runtime.settings(), before=read_record(place))
 
 
 def _small(_: int = 0) -> Small:
@@ -408,11 +415,11 @@ def _fitted(place: Place, name: str, stop_in: int | None = None, way: Way = FAST
     trainer.resume()
 
     def after_epoch(*_: Any) -> None:
-        if trainer.epochs_done == stop_in:
+        if trainer.state.epochs_done == stop_in:
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        trainer.fit(_run(there.scratch), after_epoch)
+        trainer.fit(_run(there.scratch, trainer.runtime), after_epoch)
     return trainer
 
 
@@ -425,38 +432,41 @@ def _difference(ours: Trainer, theirs: Trainer) -> float:
 def check_resume(place: Place) -> Finding:
     """A run that is interrupted in its third epoch and resumed ends as one that was not.
 
-    To the bit, but where atomic additions keep even two unbroken runs apart: then as near as those are, times the
+    To the bit, but where atomic additions keep even two uninterrupted runs apart: then as near as those are, times the
     factor of rounding, and within a thousandth of what training changes.
     """
     whole, again = _fitted(place, "whole"), _fitted(place, "again")
     _fitted(place, "broken", stop_in=2)
     resumed = _fitted(place, "broken")
-    require(resumed.epochs_done == 4, f"{resumed.epochs_done} epochs done")
+    require(resumed.state.epochs_done == 4, f"{resumed.state.epochs_done} epochs done")
     apart, own = _difference(resumed, whole), _difference(again, whole)
     require(
         apart <= max(1e-6, ROUNDING_FACTOR * own),
-        f"{apart:.1e} from the unbroken run; two unbroken ones are {own:.1e} apart",
+        f"{apart:.1e} from the uninterrupted run; two uninterrupted ones are {own:.1e} apart",
     )
-    return Finding("to the bit" if apart == 0 else f"{apart:.1e} apart, as two unbroken runs are ({own:.1e})")
+    return Finding("to the bit" if apart == 0 else f"{apart:.1e} apart, as two uninterrupted runs are ({own:.1e})")
 
 
 def check_restored_momentum(place: Place) -> Finding:
     """Momentum of a contiguous checkpoint, taken up by a channels-last run, moves weights as in the plain run."""
     lr = 1e-2  # at which rounding is a small share of what a step changes
     plain = _fitted(place, "plain", stop_in=1, way=PLAIN, lr=lr)
-    content = load_checkpoint(plain.files.last, place.device)
+    content = load_checkpoint(plain.state.files.last, place.device)
     there = dataclasses.replace(place, scratch=place.scratch / "fast")
     there.scratch.mkdir()
     fast = _trainer(_small(), there, FAST, epochs=4, lr=lr, layout=torch.channels_last)
     other = _trainer(_small(), there, PLAIN, epochs=4, lr=lr)
     exact = _trainer(_small().double(), there, EXACT, epochs=4, lr=lr)
-    exact.train = Watched(exact.train, torch.float64)
+    precise = Watched(exact.loaders.train, torch.float64)
+    exact.loaders = dataclasses.replace(exact.loaders, train=precise)
     for trainer in (fast, other, exact):
         trainer.method.student.load_state_dict(content["state_dict"])
-        trainer.restore_optimizer(load_checkpoint(plain.files.last, place.device))  # each takes the tensors over
+        trainer.state.restore_optimizer(
+            load_checkpoint(plain.state.files.last, place.device)
+        )  # each takes the tensors over
     strange = [
         tuple(p.shape)
-        for p, state in fast.optimizer.state.items()
+        for p, state in fast.step.optimizer.state.items()
         for value in state.values()
         if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride()
     ]
@@ -521,7 +531,7 @@ def check_tf32_training(place: Place) -> Finding:
     found = distance(tf32, plain)
     require(tf32.captured, tf32.execution["step"])
     require(tf32.execution["precision"] == "tf32", f"recorded as {tf32.execution['precision']}")
-    require(0 < found.loss < 1e-2, f"from float32: {found}; allowed a loss of 1e-2, and not nought")
+    require(0 < found.loss < 1e-2, f"from float32: {found}; allowed a loss of 1e-2, and not zero")
     return Finding(f"from float32: {found}")
 
 
@@ -570,9 +580,9 @@ def check_autotuned(place: Place) -> Finding:
     require(fast.captured, fast.execution["step"])
     found, allowed = distance(fast, plain), allowed_distance(distance(plain, exact))
     require_within(found, allowed, "fast from plain")
-    memory = fast.execution["peak_memory_mib"]
-    require(memory is not None and memory["allocated"] > 0, "no peak of memory is recorded")
-    return Finding(f"fast from plain: {found} (allowed {allowed}); peak {memory['allocated']:.0f} MiB")
+    peak = (fast.execution["peak_memory_mib"] or {}).get("allocated", 0)
+    require(peak > 0, "no peak of memory is recorded")
+    return Finding(f"fast from plain: {found} (allowed {allowed}); peak {peak:.0f} MiB")
 
 
 def check_layouts(place: Place) -> Finding:
@@ -617,7 +627,7 @@ def check_pinned_copies(place: Place) -> Finding:
         over.set()
         thread.join()
     require(trace.captured, trace.execution["step"])
-    return Finding(f"captured anew in each of the epochs meanwhile, {trace.replays} replays")
+    return Finding(f"captured again in each of the epochs meanwhile, {trace.replays} replays")
 
 
 def check_compile(place: Place) -> Finding:

@@ -19,10 +19,10 @@ from edkd.engine.method import make_method
 from edkd.engine.node import Node
 from edkd.engine.solver import make_optimizer as edkd_optimizer
 from mlkd.methods import FineTuning, MultiLevel
-from mlkd.mixing import Mixing
+from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.student import MultiResNetV2
-from mtkd_rl.comparison import Options
-from mtkd_rl.methods import Averaging, MultiTeacherRL
+from mtkd_rl.methods import MultiTeacherRL
+from mtkd_rl.multi_teacher import Averaging, Options
 from mtkd_rl.student import make_optimizer as mtkd_rl_optimizer
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 
@@ -154,13 +154,13 @@ SMALL_STUDENT = {"layers": (1, 1, 1, 1), "channels": (128, 128, 128, 128), "hidd
 def _mlkd(alpha: float, mixing: float) -> Setting:
     def build(targets: torch.Tensor) -> Method:
         student, teacher = MultiResNetV2(CLASSES, **SMALL_STUDENT), create_model("resnet8", CLASSES)
-        return MultiLevel(student, teacher, Mixing(CLASSES, mixing, mixing), alpha, 10.0)
+        return MultiLevel(student, teacher, MixupCutmix(CLASSES, mixing, mixing), alpha, 10.0)
 
     return Setting(build, 1e-6, adamw)
 
 
 def _fine_tuning(targets: torch.Tensor) -> Method:
-    return FineTuning(create_model("resnet8", CLASSES), Mixing(CLASSES, 1.0, 1.0))
+    return FineTuning(create_model("resnet8", CLASSES), MixupCutmix(CLASSES, 1.0, 1.0))
 
 
 MLKD = {

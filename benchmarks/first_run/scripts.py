@@ -1,4 +1,4 @@
-"""The papers' own scripts from the command line on a generated set: trained, resumed, and what their records say."""
+"""The papers' own scripts from the command line on a synthetic dataset: trained, resumed, and their records."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def finding_of(record: dict[str, Any], place: Place, *, captured: bool) -> Findi
     Raises:
         CheckError: on a GPU, steps or evaluation that ought to have been captured and were not.
     """
-    execution = record["execution"]
+    execution = record["segments"][-1]["execution"]
     if place.device.type == "cuda":
         wanted = ("step", "evaluation") if captured else ()
         if eager := [f"{part} {execution[part]}" for part in wanted if execution[part] != "captured"]:
@@ -70,7 +70,7 @@ def finding_of(record: dict[str, Any], place: Place, *, captured: bool) -> Findi
 
 
 def generated(place: Place, layout: str = "cifar-100") -> list[str]:
-    """Flags of a run on a small generated set."""
+    """Flags of a run on a small synthetic dataset."""
     write_generated(place.scratch / "data", layout, train_per_class=3, test_per_class=1)
     return ["--data-dir", str(place.scratch / "data"), "--no-download"]
 

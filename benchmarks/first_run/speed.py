@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import itertools
 import math
@@ -19,7 +18,7 @@ from benchmarks.arithmetic import flops_of, matrix_product
 from benchmarks.first_run.training import BF16, BF16_EAGER, EAGER, FAST, PLAIN, Way, make_trainer, noise
 from benchmarks.first_run.verdicts import AbsentError, Check, Finding, Place
 from benchmarks.step import SETTINGS, Setting
-from common.data import Batch, Batches
+from common.data import Batch, DeviceLoader
 from common.training.schedules import step_decay
 
 LEARNING_RATE = 0.01
@@ -72,7 +71,7 @@ def setting_of(paper: str, device: torch.device, miniature: bool) -> Setting:
 
 
 class Endless:
-    """As many batches an epoch as `steps` says, from one epoch of `batches` after the other."""
+    """As many batches per epoch as `steps` says, from one epoch of `batches` after the other."""
 
     def __init__(self, batches: Any, batch_size: int) -> None:
         self.batches, self.batch_size, self.steps = batches, batch_size, 1
@@ -93,13 +92,12 @@ class Stepper:
     """Trains copies of a setting's networks for a number of steps, and says how long that took."""
 
     def __init__(self, setting: Setting, way: Way, batch_size: int, place: Place) -> None:
-        networks = copy.deepcopy((setting.student, setting.teacher))
-        normalization, augmentation = setting.preparation
+        normalization, augmentation = setting.transforms_for
         options = {"augmentation": augmentation, "shuffle": True}
-        small = Batches(noise(batch_size * 60), batch_size, normalization, place.device, **options)
+        small = DeviceLoader(noise(batch_size * 60), batch_size, normalization, place.device, **options)
         self.batches = Endless(setting.enlarge(small) if setting.enlarge else small, batch_size)
         self.trainer = make_trainer(
-            copy.deepcopy(setting.make_method(*networks)),
+            setting.make_method(),
             lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),
             step_decay(LEARNING_RATE, (), 1.0),
             self.batches,

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.first_run.methods import CLASSES, IMAGE_SIZE, Setting
-from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization
-from common.training.engine import CheckpointFiles, Trainer
-from common.training.method import Method, Step
+from common.data import Augmentation, Batch, DeviceLoader, ImageArrays, Normalization
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
+from common.training.method import Method, StepOutput
 from common.training.runtime import Runtime, use_tf32
 from common.training.schedules import Schedule, step_decay
+from common.training.training_step import Optimization
 
-NORMALIZATION, AUGMENTATION = Normalization((0.5,) * 3, (0.25,) * 3), Augmentation(padding=4, flip=True)
+NORMALIZATION, AUGMENTATION = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), Augmentation(padding=4, flip=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Amount:
     """How much is trained.
 
     Attributes:
-        batch: images a step.
+        batch: images per step.
         full: steps of that size an epoch; another of `odd` images follows.
         epochs: of `full` + 1 steps.
     """
@@ -82,14 +84,11 @@ class Watched:
         They are what the step returns: a replay leaves them where the capture put them, and calls nothing that a hook
         could see.
         """
-        take_step = trainer._train_step
 
-        def noting(*arguments: Any) -> Step:
-            step = take_step(*arguments)
-            self.noted.append({name: loss.clone() for name, loss in step.losses.items()})
-            return step
+        def note(epoch: int, iteration: int, output: StepOutput) -> None:
+            self.noted.append({name: loss.clone() for name, loss in output.losses.items()})
 
-        trainer._train_step = noting
+        trainer.on_step = note
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -138,10 +137,10 @@ def noise(count: int, size: int = IMAGE_SIZE) -> ImageArrays:
     return ImageArrays(pixels, np.arange(count, dtype=np.int64) % CLASSES)
 
 
-def noise_batches(amount: Amount, device: torch.device, *, train: bool = True) -> Batches:
+def noise_batches(amount: Amount, device: torch.device, *, train: bool = True) -> DeviceLoader:
     """Augmented and shuffled for training, else as they are; the last batch is smaller."""
     options = {"augmentation": AUGMENTATION, "shuffle": True} if train else {}
-    return Batches(noise(amount.images), amount.batch, NORMALIZATION, device, **options)
+    return DeviceLoader(noise(amount.images), amount.batch, NORMALIZATION, device, **options)
 
 
 def parameters_of(method: Method) -> Tensor:
@@ -172,7 +171,8 @@ def make_trainer(
     *,
     test: Any = None,
     epochs: int = 1000,
-    **options: Any,
+    accumulation_steps: int = 1,
+    layout: torch.memory_format | None = None,
 ) -> Trainer:
     """A trainer whose checkpoints go to `scratch`; evaluated on `test`, by default on what is trained on. Batches that
     are `Watched` note its losses."""
@@ -180,15 +180,12 @@ def make_trainer(
     files = CheckpointFiles(scratch / "last", scratch / "best")
     trainer = Trainer(
         method,
-        make_optimizer,
-        schedule,
-        epochs,
-        train=train,
-        test=train if test is None else test,
-        runtime=runtime,
-        files=files,
+        Optimization(make_optimizer, schedule, epochs, accumulation_steps),
+        Loaders(train, train if test is None else test),
+        runtime,
+        files,
         settings={},
-        **options,
+        layout=layout,
     )
     if isinstance(train, Watched):
         train.watch(trainer)

@@ -127,7 +127,7 @@ class Pool:
         return worker
 
     def _listen(self, worker: Worker) -> None:
-        for line in worker.process.stdout:
+        for line in worker.process.stdout or ():
             with contextlib.suppress(ValueError):  # what a library has to say before the first check
                 self.events.put((worker, json.loads(line)))
         worker.process.wait()

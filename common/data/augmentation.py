@@ -37,17 +37,34 @@ class Augmentation:
     flip: bool = False
     rotation: float = 0.0
 
-    def draw(self, random: np.random.Generator, count: int) -> Draws:
+    def draw(self, random: np.random.Generator, count: int) -> AugmentationParams:
         """The random choices for `count` samples."""
-        return Draws(
+        return AugmentationParams(
             top_left=random.integers(0, 2 * self.padding + 1, size=(count, 2)),
             flipped=random.random(count) < 0.5 if self.flip else np.zeros(count, bool),
             degrees=random.uniform(-self.rotation, self.rotation, count) if self.rotation else None,
         )
 
+    @property
+    def view_count(self) -> int | None:
+        """How many different views an image has; None where they are no finite set, for angles are drawn."""
+        return None if self.rotation else (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+
+    def view_numbers(self, draws: AugmentationParams) -> np.ndarray:
+        """Which of its image's `view_count` views each sample is, from 0, int64, [n]."""
+        top, left = draws.top_left.astype(np.int64).T
+        crops = top * (2 * self.padding + 1) + left
+        return crops * 2 + draws.flipped if self.flip else crops
+
+    def draws_of(self, view_numbers: np.ndarray) -> AugmentationParams:
+        """The choices that `view_numbers` numbers, [n]."""
+        crops, flipped = divmod(view_numbers, 2) if self.flip else (view_numbers, np.zeros(len(view_numbers), int))
+        top_left = np.stack(divmod(crops, 2 * self.padding + 1), axis=1)
+        return AugmentationParams(top_left, flipped.astype(bool), None)
+
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
+class AugmentationParams:
     """Random choices of one epoch, one entry a sample.
 
     Attributes:
@@ -60,10 +77,10 @@ class Draws:
     flipped: np.ndarray
     degrees: np.ndarray | None
 
-    def take(self, positions: np.ndarray) -> Draws:
+    def take(self, positions: np.ndarray) -> AugmentationParams:
         """The choices for the samples at `positions`, in that order."""
         degrees = None if self.degrees is None else self.degrees[positions]
-        return Draws(self.top_left[positions], self.flipped[positions], degrees)
+        return AugmentationParams(self.top_left[positions], self.flipped[positions], degrees)
 
 
 class AugmentedPixels:
@@ -76,7 +93,7 @@ class AugmentedPixels:
         height, width: of the images without padding.
     """
 
-    def __init__(self, padded: Tensor, sample: Tensor, draws: Draws, height: int, width: int) -> None:
+    def __init__(self, padded: Tensor, sample: Tensor, draws: AugmentationParams, height: int, width: int) -> None:
         def to_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(padded.device)
 

@@ -1,4 +1,4 @@
-"""Decoded images beside their data set: decoding takes seconds at every start, reading arrays takes a tenth of that."""
+"""Decoded images beside their dataset: decoding takes seconds at every start, reading arrays takes a tenth of that."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import numpy as np
 
 from common.errors import is_damage, is_out_of_memory
 
-DIRECTORY = ".cache"  # below the directory of data sets; may be removed at any time
+DIRECTORY = ".cache"  # below the directory of datasets; may be removed at any time
+FORMAT = 2  # of what is kept: another one where the same files are to give other arrays
 _KEY = "key"
 
 
 def cached(root: Path, name: str, sources: Iterable[Path], decode: Callable[[], dict[str, np.ndarray]]) -> dict:
     """What `decode()` gives, or gave the last time, where no source has changed since.
 
-    A source has changed where its name, size, or time of modification or of change is another. The file
-    `root/.cache/<name>.npz` holds a checksum of each array: where it is damaged, it is written anew. Where it cannot
+    A source has changed where its name, size, inode, or time of modification or of change is another. The file
+    `root/.cache/<name>.npz` holds a checksum of each array: where it is damaged, it is written again. Where it cannot
     be written, for example to a directory that is read-only, nothing is kept.
 
     Args:
-        root: directory of data sets.
-        name: of the data set, and what else `decode` depends on.
+        root: directory of datasets.
+        name: of the dataset, and what else `decode` depends on.
         sources: the files that `decode` reads.
         decode: reads them; returns arrays by name.
     """
@@ -43,11 +44,12 @@ def cached(root: Path, name: str, sources: Iterable[Path], decode: Callable[[], 
 
 
 def _key(root: Path, sources: Iterable[Path]) -> str:
-    digest = hashlib.md5()
+    digest = hashlib.md5(f"format {FORMAT}\n".encode())
+    start = len(os.fsencode(root))
     for source in sources:
-        state = source.stat()
-        line = f"{source.relative_to(root)} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}\n"
-        digest.update(line.encode(errors="surrogateescape"))
+        state = os.stat(source)
+        known = f" {state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}\n"
+        digest.update(os.fsencode(source)[start:] + known.encode())
     return digest.hexdigest()
 
 
@@ -74,7 +76,7 @@ def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         file.parent.mkdir(exist_ok=True)
         with open(partial, "wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]  # its stub fears an array `allow_pickle`
         os.replace(partial, file)
     except OSError:
         pass  # it would only have saved time

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.cache import cached
-from common.data.datasets import Dataset, ImageArrays, content_of
+from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
 from common.errors import UserError, is_damage, is_out_of_memory
 
@@ -61,7 +61,7 @@ _RELEASES = {
 }
 
 
-def load(name: str, root: Path, *, download: bool = True) -> Dataset:
+def load(name: str, root: Path, *, download: bool = True) -> Dataset[ImageArrays]:
     """Read `cifar10` or `cifar100` below `root`; fetch it when absent and `download`.
 
     Raises:
@@ -114,7 +114,7 @@ def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple
     fingerprint = hashlib.md5("".join(digests[file] for file in sorted(digests)).encode()).hexdigest()
     if digests == {**release.train, **release.test}:
         return "published archive, checksums verified", fingerprint
-    return content_of(folder, "other content in the published layout, not the published archive"), fingerprint
+    return describe_provenance(folder, "other content in the published layout, not the published archive"), fingerprint
 
 
 def _read_bytes(path: Path) -> bytes:

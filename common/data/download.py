@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from common.locks import LOCK, locked
 
 
 def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, layout: str, download: bool) -> None:
@@ -18,9 +17,9 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, lay
 
     Args:
         url, md5: of the archive.
-        root: directory of data sets.
+        root: directory of datasets.
         folder: the directory that the archive holds.
-        name: how people call the data set.
+        name: how people call the dataset.
         layout: of `common.data.synthetic` that can stand in for it.
         download: False only says what is missing.
 
@@ -40,7 +39,7 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, lay
     patience = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _alone_in(root):
+        with locked(root / LOCK):
             if (root / folder).is_dir():
                 return  # another process has just fetched it
             socket.setdefaulttimeout(60)
@@ -50,6 +49,7 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, lay
             os.replace(scratch / folder, root / folder)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
+            (root / LOCK).unlink()
             root.rmdir()  # where nothing else is in it
         reason = getattr(error, "reason", error)
         raise UserError(
@@ -58,14 +58,3 @@ def fetch_archive(url: str, md5: str, root: Path, folder: str, name: str, *, lay
     finally:
         socket.setdefaulttimeout(patience)
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Wait until no other process fetches anything to `directory`, and keep others waiting meanwhile."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,67 +1,102 @@
-"""Any image set as folders: `<name>/train/<class>/*` and `<name>/val/<class>/*` (or `test`), read into memory."""
+"""Image sets as folders, `<name>/train/<class>/*` and `<name>/val/<class>/*` (or `test`): listed, or in memory."""
 
 from __future__ import annotations
 
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from common.command_line import printable
 from common.data.cache import cached
-from common.data.datasets import Dataset, ImageArrays, content_of
+from common.data.datasets import Dataset, ImageArrays, describe_provenance
+from common.data.images import (
+    SUFFIXES,
+    Members,
+    describe_ignored,
+    fingerprint,
+    in_threads,
+    list_images,
+    read_image,
+    without_bad,
+)
 from common.errors import UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
-
-def load(name: str, root: Path, image_size: int | None = None) -> Dataset:
+def load(name: str, root: Path, image_size: int | None = None, *, skip_bad: bool = False) -> Dataset[ImageArrays]:
     """Read the image folder `root/name`.
 
     Args:
         name: folder below `root`.
-        root: directory of data sets.
+        root: directory of datasets.
         image_size: resize the shorter side to this and crop the middle; None takes the images as they are.
+        skip_bad: leave out images that cannot be read.
 
     Raises:
-        UserError: no test part, classes that differ between the parts, images that cannot be read or differ in size.
+        UserError: as of `list_parts`, images that cannot be read or differ in size.
     """
     folder = root / name
-    test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
-    if test is None:
-        raise UserError(f"{folder} has train/ but neither val/ nor test/: accuracies need one of them")
-    classes = _class_names(folder / "train")
-    if extra := set(_class_names(test)) - set(classes):
-        raise UserError(f"{test} has a class that {folder / 'train'} lacks: {sorted(extra)[0]}")
-    parts = []
-    for part in (folder / "train", test):
-        members = [(f, i) for i, c in enumerate(classes) for f in _images(part / c)]
-        if not members:
-            raise UserError(f"{part}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
-        parts.append(members)
-    decoded = decode_parts(root, name, *([f for f, _ in members] for members in parts), image_size)
+    classes, parts, messages = list_parts(folder)
+    parts, skipped = without_bad(root, name, parts, skip=skip_bad)
+    train_files, test_files = ([f for f, _ in members] for members in parts)
+    decoded = decode_parts(root, name, train_files, test_files, image_size)
     if decoded[0].shape[1:] != decoded[1].shape[1:]:
         raise UserError(f"{folder}: training and test images differ in size; give --image-size")
     train, test = (
         ImageArrays(pixels, np.array([i for _, i in members])) for pixels, members in zip(decoded, parts, strict=True)
     )
-    digest = fingerprint(folder, [f for members in parts for f, _ in members])
-    return Dataset(name, train, test, tuple(classes), content_of(folder, "image folder"), digest)
+    content, digest = describe_provenance(folder, "image folder"), fingerprint(root, name, parts)
+    return Dataset(name, train, test, classes, content, digest, messages=(*messages, *skipped))
 
 
-def _class_names(part: Path) -> list[str]:
-    return sorted(d.name for d in part.iterdir() if d.is_dir())
+def list_parts(folder: Path) -> tuple[tuple[str, ...], tuple[Members, Members], tuple[str, ...]]:
+    """Classes, training and test images, and lines for the log about what was ignored.
+
+    Hidden folders are no classes.
+
+    Raises:
+        UserError: no test part, a class without training images, a class of the test part that is not trained on.
+    """
+    test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
+    if test is None:
+        raise UserError(f"{folder} has train/ but neither val/ nor test/: accuracies need one of them")
+    ignored: Counter[str] = Counter()
+    classes, of_test = (_class_names(part, ignored) for part in (folder / "train", test))
+    if extra := set(of_test) - set(classes):
+        raise UserError(f"{test} has a class that {folder / 'train'} lacks: {min(extra)}")
+    train = [list_images(folder / "train" / name, ignored) for name in classes]
+    if empty := [name for name, files in zip(classes, train, strict=True) if not files]:
+        raise UserError(
+            f"{folder / 'train'}: no images ({', '.join(sorted(SUFFIXES))}) in the class {empty[0]}, which would be "
+            "counted and never learned"
+        )
+    tested = [list_images(test / name, ignored) for name in classes]
+    train_members, test_members = (
+        [(file, i) for i, files in enumerate(part) for file in files] for part in (train, tested)
+    )
+    parts = train_members, test_members
+    for place, members in zip((folder / "train", test), parts, strict=True):
+        if not members:
+            raise UserError(f"{place}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
+    return tuple(classes), parts, describe_ignored(folder, ignored)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+def _class_names(part: Path, ignored: Counter[str]) -> list[str]:
+    names = []
+    for entry in part.iterdir():
+        if entry.name.startswith("."):
+            ignored["hidden"] += 1
+        elif entry.is_dir():
+            names.append(entry.name)
+        else:
+            ignored["outside of class folders"] += 1
+    return sorted(names)
 
 
 def decode_parts(
     root: Path, name: str, train: list[Path], test: list[Path], size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of both parts of a data set below `root`, from its cache where that is up to date.
+    """Pixels of both parts of a dataset below `root`, from its cache where that is up to date.
 
     Raises:
         UserError: as of `decode`.
@@ -87,31 +122,15 @@ def decode(files: list[Path], size: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     def one(file: Path) -> np.ndarray:
-        try:
-            image = Image.open(file).convert("RGB")
-        except OSError as error:
-            raise UserError(f"cannot read image {file}: {error}") from error
+        image = read_image(file)
         return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
 
     first = one(files[0]).shape
     pixels = np.empty((len(files), *first), np.uint8)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter's lock
-        decoded = tqdm(
-            pool.map(one, files), total=len(files), desc="reading images", unit="img", leave=False, disable=None
-        )
-        for i, image in enumerate(decoded):
-            if image.shape != first:
-                (h, w), (h0, w0) = image.shape[:2], first[:2]
-                raise UserError(
-                    f"images differ in size ({files[i].name} is {w}x{h}, {files[0].name} {w0}x{h0}): give --image-size"
-                )
-            pixels[i] = image
+    for i, image in enumerate(in_threads(one, files, "reading images")):
+        if image.shape != first:
+            (h, w), (h0, w0) = image.shape[:2], first[:2]
+            names = [printable(Path(file.name)) for file in (files[i], files[0])]
+            raise UserError(f"images differ in size ({names[0]} is {w}x{h}, {names[1]} {w0}x{h0}): give --image-size")
+        pixels[i] = image
     return pixels
-
-
-def fingerprint(folder: Path, files: list[Path]) -> str:
-    """Digest of names and sizes of `files`, relative to `folder`."""
-    digest = hashlib.md5()
-    for file in files:
-        digest.update(f"{file.relative_to(folder)} {file.stat().st_size}\n".encode())
-    return digest.hexdigest()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from common.data.datasets import Dataset, content_of
+from common.data.datasets import Dataset, describe_provenance
 from common.data.download import fetch_archive
-from common.data.image_folder import fingerprint
-from common.data.large_images import ImageFiles
+from common.data.image_files import ImageFiles
+from common.data.images import Members, fingerprint, without_bad
 from common.errors import UserError
 
 FOLDER = "oxford-iiit-pet"
@@ -18,12 +16,13 @@ _URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/{}.tar.gz"
 _MD5 = {"images": "5c4f3ee8e5d25df40f4fd59a7f44e54c", "annotations": "95a8c909bbe2e81eed6a22bccdf3f68f"}
 
 
-def load_oxford_pets(root: Path, *, download: bool = True) -> Dataset:
+def load_oxford_pets(root: Path, *, download: bool = True, skip_bad: bool = False) -> Dataset[ImageFiles]:
     """The 37 breeds: `root/oxford-iiit-pet/images/<Breed>_<n>.jpg`, `annotations/{trainval,test}.txt`.
 
     Args:
-        root: directory of data sets.
+        root: directory of datasets.
         download: fetch what is absent.
+        skip_bad: leave out images that cannot be read.
 
     Raises:
         UserError: absent, or lists that are not the published kind.
@@ -34,33 +33,33 @@ def load_oxford_pets(root: Path, *, download: bool = True) -> Dataset:
             name = f"Oxford-IIIT Pet ({part})"
             fetch_archive(_URL.format(part), md5, folder, part, name, layout=FOLDER, download=download)
     train, test = (_read_list(folder, part) for part in ("trainval", "test"))
-    names = {}
-    for part in (train, test):
-        for file, target in zip(part.files, part.targets.tolist(), strict=True):
-            names.setdefault(target, file.name.rpartition("_")[0])
+    names: dict[int, str] = {}
+    for file, target in (*train, *test):
+        names.setdefault(target, file.name.rpartition("_")[0])
     if sorted(names) != list(range(len(names))):
         raise UserError(f"{folder / 'annotations'}: the class numbers do not run from 1 to {len(names)}")
     published = (len(train), len(test)) == COUNTS
     content = "published layout and counts" if published else "other content in the published layout"
-    digest = fingerprint(folder, [*train.files, *test.files])
-    classes = tuple(names[i] for i in range(len(names)))
-    return Dataset("oxford-iiit", train, test, classes, content_of(folder, content), digest)
+    parts, skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
+    digest, classes = fingerprint(root, FOLDER, parts), tuple(names[i] for i in range(len(names)))
+    described = describe_provenance(folder, content)
+    train_images, test_images = map(ImageFiles.of, parts)
+    return Dataset("oxford-iiit", train_images, test_images, classes, described, digest, messages=skipped)
 
 
-def _read_list(folder: Path, part: str) -> ImageFiles:
+def _read_list(folder: Path, part: str) -> Members:
     """The images that `annotations/<part>.txt` names, a line each: name, class from 1, and more."""
     path = folder / "annotations" / f"{part}.txt"
     try:
         rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        files = tuple(folder / "images" / f"{row[0]}.jpg" for row in rows)
-        targets = np.array([int(row[1]) - 1 for row in rows], dtype=np.int64)
+        members = [(folder / "images" / f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from error
     except (ValueError, IndexError) as error:
         raise UserError(f"{path} is not a list of Oxford-IIIT Pet (name, class from 1, ...)") from error
-    if not files:
+    if not members:
         raise UserError(f"{path} names no images")
-    missing = next((file for file in files if not file.is_file()), None)
+    missing = next((file for file, _ in members if not file.is_file()), None)
     if missing is not None:
         raise UserError(f"{path} names an image that is not there: {missing}")
-    return ImageFiles(files, targets)
+    return members

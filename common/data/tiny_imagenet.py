@@ -1,5 +1,5 @@
 """Tiny-ImageNet-200 in its published layout (Stanford CS231N): 64 x 64 JPEGs, classes of the validation images in a
-text file. As in the literature, the published validation part serves as the test set (test labels are not public)."""
+text file. As in the literature, the published validation split serves as the test set (test labels are not public)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.datasets import Dataset, ImageArrays, content_of
+from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
-from common.data.image_folder import decode_parts, fingerprint
+from common.data.image_folder import decode_parts
+from common.data.images import fingerprint, without_bad
 from common.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -18,7 +19,7 @@ FOLDER = "tiny-imagenet-200"
 PUBLISHED_COUNTS = (200, 100_000, 10_000)  # classes, training images, validation images
 
 
-def load(root: Path, *, download: bool = True) -> Dataset:
+def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Dataset[ImageArrays]:
     """Read Tiny-ImageNet below `root`; fetch it when absent and `download`.
 
     Raises:
@@ -43,11 +44,15 @@ def load(root: Path, *, download: bool = True) -> Dataset:
         raise UserError(f"{folder}: no {'validation' if train else 'training'} images")
     test = [(folder / "val/images" / file, number[wnid]) for file, wnid in annotations]
     published = (len(wnids), len(train), len(test)) == PUBLISHED_COUNTS
-    content = content_of(
+    content = describe_provenance(
         folder, "published layout and counts" if published else "other content in the published layout"
     )
-    files = [[file for file, _ in part] for part in (train, test)]
-    pixels = decode_parts(root, "tiny_imagenet", *files)
-    parts = [ImageArrays(p, np.array([t for _, t in part])) for p, part in zip(pixels, (train, test), strict=True)]
+    (train, test), skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
+    train_files, test_files = ([file for file, _ in part] for part in (train, test))
+    pixels = decode_parts(root, "tiny_imagenet", train_files, test_files)
+    train_images, test_images = (
+        ImageArrays(p, np.array([t for _, t in part])) for p, part in zip(pixels, (train, test), strict=True)
+    )
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
-    return Dataset("tiny_imagenet", *parts, names, content, fingerprint(folder, [*files[0], *files[1]]))
+    digest = fingerprint(root, FOLDER, (train, test))
+    return Dataset("tiny_imagenet", train_images, test_images, names, content, digest, messages=skipped)

@@ -1,10 +1,10 @@
 """List the networks of a family: `python -m common.models tfkd`, mtkd_rl or mdistiller."""
 
-from common.command_line import ArgumentParser, entry_point
+from common.command_line import ArgumentParser, cli_main
 from common.models.registry import FAMILIES, list_models
 
 
-@entry_point
+@cli_main
 def main() -> None:
     parser = ArgumentParser(prog="python -m common.models", description=__doc__)
     parser.add_argument("family", nargs="?", choices=list(FAMILIES), help="one family; otherwise all")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common.models.initialization import init_convs_by_fan_out
 from common.models.network import Features, Network
+from common.models.stage import last_norm
 
 # (expansion, channels, blocks, stride) of each group; a stride applies to the group's first block.
 GROUPS = (
@@ -85,12 +86,13 @@ class MobileNetV2(Network):
         self.last_channel = LAST_CHANNEL
         self.conv2 = nn.Sequential(*conv_bn(channels, LAST_CHANNEL, 1), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Linear(LAST_CHANNEL, num_classes))
+        linear = nn.Linear(LAST_CHANNEL, num_classes)
+        self.classifier = nn.Sequential(linear)
         init_convs_by_fan_out(self)
-        nn.init.normal_(self.classifier[0].weight, std=0.01)
-        nn.init.zeros_(self.classifier[0].bias)
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         x = self.conv1(images)
         stages = [x]
         for index, group in enumerate(self.blocks):
@@ -103,7 +105,7 @@ class MobileNetV2(Network):
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every group shown."""
-        return [self.blocks[group][-1].conv[-1] for group in SHOWN_GROUPS]
+        return [last_norm(self.blocks[group]) for group in SHOWN_GROUPS]
 
 
 mobilenet_v2_full = partial(MobileNetV2, 1.0)

@@ -71,11 +71,11 @@ class ResNet(Network):
         init_convs_by_fan_out(self)
 
     @staticmethod
-    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> Stage:
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> Stage[BasicBlock]:
         first = BasicBlock(in_channels, channels, stride)
         return Stage(first, *(BasicBlock(channels, channels) for _ in range(blocks - 1)))
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         x = self.relu(self.bn1(self.conv1(images)))
         stages, preact = [x], [x]
         for stage in (self.layer1, self.layer2, self.layer3):

@@ -47,7 +47,7 @@ class Unit(nn.Module):
 class ShuffleNet(Network):
     """ShuffleNet with 3 groups: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, three stages of 4, 8, 4 units.
 
-    Framework-default initialisation, as published. Features: the stem and the three stages; `preact` is before the last
+    Framework-default initialization, as published. Features: the stem and the three stages; `preact` is before the last
     ReLU of each stage, its stem entry activated, as published. The published net pools with a fixed 4x4 window and
     accepts 32x32 images only; this one pools globally.
     """
@@ -70,7 +70,7 @@ class ShuffleNet(Network):
         first = Unit(in_channels, channels, stride=2)
         return Stage(first, *(Unit(channels, channels, stride=1) for _ in range(units - 1)))
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         x = F.relu(self.bn1(self.conv1(images)))
         stages, preact = [x], [x]
         for stage in (self.layer1, self.layer2, self.layer3):

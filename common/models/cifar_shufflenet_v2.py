@@ -83,7 +83,7 @@ class ShuffleStage(nn.Sequential):
 class ShuffleNetV2(Network):
     """ShuffleNetV2: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, stages of 4, 8, 4 units, a 1x1 to 1024 channels.
 
-    Framework-default initialisation, as published. Features: the stem and the three stages after the shuffle; `preact`
+    Framework-default initialization, as published. Features: the stem and the three stages after the shuffle; `preact`
     before shuffle and ReLU, its stem entry activated, as published. The published net pools with a fixed 4x4 window and
     so fails at 64x64, where mdistiller registers it for Tiny-ImageNet; this one pools globally, which is the same at
     32x32 and works there.
@@ -115,7 +115,7 @@ class ShuffleNetV2(Network):
         self.bn2 = nn.BatchNorm2d(1024)
         self.linear = nn.Linear(1024, num_classes)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         x = F.relu(self.bn1(self.conv1(images)))
         stages, preact = [x], [x]
         for stage in (self.layer1, self.layer2, self.layer3):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.models.initialization import init_convs_by_fan_out
 from common.models.network import Features, Network
+from common.models.stage import last_norm
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -57,7 +58,7 @@ class VGG(Network):
             in_channels = channels
         return nn.Sequential(*layers[:-1])
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         first = F.relu(self.block0(images))
         stages, preact = [first], [first]
         pools = (self.pool0, self.pool1, self.pool2, None)
@@ -70,7 +71,7 @@ class VGG(Network):
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every block but the first."""
-        return [block[-1] for block in (self.block1, self.block2, self.block3, self.block4)]
+        return [last_norm(block) for block in (self.block1, self.block2, self.block3, self.block4)]
 
 
 vgg8 = partial(VGG, (1, 1, 1, 1, 1))

@@ -16,14 +16,16 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         A module with the same outputs up to rounding.
     """
     traced = fx.symbolic_trace(network)
-    modules = dict(traced.named_modules())
+    modules: dict[str, nn.Module] = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+        if node.op != "call_module" or not isinstance(norm := modules[node.target], nn.BatchNorm2d):
             continue
         before = node.args[0]
-        if before.op != "call_module" or not isinstance(modules[before.target], nn.Conv2d) or len(before.users) > 1:
+        if before.op != "call_module" or len(before.users) > 1:
             continue
-        folded = fuse_conv_bn_eval(modules[before.target], modules[node.target])
+        if not isinstance(conv := modules[before.target], nn.Conv2d):
+            continue
+        folded = fuse_conv_bn_eval(conv, norm)
         owner, _, attribute = before.target.rpartition(".")
         setattr(traced.get_submodule(owner), attribute, folded)
         modules[before.target] = folded

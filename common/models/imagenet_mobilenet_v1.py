@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.models.network import Features, Network
+from common.models.stage import last_norm
 
 STEM_WIDTH = 32
 # (channels, stride) of the 13 depthwise-separable units, which are counted from 1: the stem is unit 0.
@@ -25,10 +26,10 @@ def separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 
 
 class MobileNetV1(Network):
-    """MobileNet of width 1: [N, 3, 224, 224] -> [N, num_classes]. Framework-default initialisation, as published.
+    """MobileNet of width 1: [N, 3, 224, 224] -> [N, num_classes]. Framework-default initialization, as published.
 
     Features: units 3, 5, 11 and 13, the last of each size, before and after their last ReLU; no stem. The published net
-    has 1000 classes whatever it is asked for, and pools with a fixed 7x7 window; this one honours `num_classes` and
+    has 1000 classes whatever it is asked for, and pools with a fixed 7x7 window; this one honors `num_classes` and
     pools globally.
     """
 
@@ -47,7 +48,7 @@ class MobileNetV1(Network):
         self.avg = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[-1], num_classes)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         x, stages, preact = images, [], []
         for index, unit in enumerate(self.model):
             before_relu = unit(x)
@@ -60,4 +61,4 @@ class MobileNetV1(Network):
 
     def get_bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The last batch norm of every unit shown."""
-        return [self.model[unit][-1] for unit in SHOWN_UNITS]
+        return [last_norm(self.model[unit]) for unit in SHOWN_UNITS]

@@ -70,7 +70,7 @@ class ResNet(Network):
         self.fc = nn.Linear(in_channels, num_classes)
         init_convs_by_fan_out(self)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         stem = self.relu(self.bn1(self.conv1(images)))
         stages, preact = [stem], [stem]
         x = self.maxpool(stem)

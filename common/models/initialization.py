@@ -1,4 +1,4 @@
-"""Weight initialisation that several architectures share."""
+"""Weight initialization that several architectures share."""
 
 from __future__ import annotations
 

@@ -7,15 +7,15 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.models import mobilenet_v2, resnet, wrn
+from common.models import cifar_mobilenet_v2_tfkd, cifar_resnet_tfkd, cifar_wrn
+from common.models.cifar_resnet_tfkd import BasicBlock, Bottleneck
 from common.models.initialization import init_convs_by_fan_out
 from common.models.network import Features
-from common.models.resnet import BasicBlock, Bottleneck
 from common.models.stage import global_pool
 
 
-class ResNet(resnet.ResNet):
-    """The four-stage `ResNet` of Tf-KD with He initialisation; the stem entry of `preact` is activated, as published.
+class ResNet(cifar_resnet_tfkd.ResNet):
+    """The four-stage `ResNet` of Tf-KD with He initialization; the stem entry of `preact` is activated, as published.
 
     Attributes:
         remove_avg: True, set from outside, hands the last map flattened instead of pooled to the classifier, which
@@ -40,8 +40,8 @@ class ResNet(resnet.ResNet):
     def pool(self, x: Tensor) -> Tensor:
         return x.flatten(1) if self.remove_avg else super().pool(x)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
-        logits, features = super().forward_features(images)
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
+        logits, features = super().forward_with_features(images)
         return logits, features._replace(preact=[features.stages[0], *features.preact[1:]])
 
     def encode(self, x: Tensor, idx: int, preact: bool = False) -> Tensor:
@@ -66,7 +66,7 @@ class ResNet(resnet.ResNet):
         return [block.bn3 if isinstance(block, Bottleneck) else block.bn2 for block in last_blocks]
 
 
-class WideResNet(wrn.WideResNet):
+class WideResNet(cifar_wrn.WideResNet):
     """WRN with mdistiller's features: raw stem and stage outputs, and `preact` the norm that follows each stage.
 
     To show `preact`, the published code applies those three norms a second time in every forward pass, so that in
@@ -77,21 +77,23 @@ class WideResNet(wrn.WideResNet):
     def __init__(self, depth: int, widen_factor: int, num_classes: int = 100) -> None:
         super().__init__(depth, widen_factor, num_classes)
         for norm in self.get_bn_before_relu():
-            norm.momentum = 1 - (1 - norm.momentum) ** 2
+            if norm.momentum is not None:
+                norm.momentum = 1 - (1 - norm.momentum) ** 2
 
     def _trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         if self.training:
             for norm in self.get_bn_before_relu():
-                norm.num_batches_tracked.add_(1)
+                if norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.add_(1)
         return super()._trunk(images)
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
-        stages, normalised = self._trunk(images)
-        pooled = global_pool(self.relu(normalised[-1]))
-        return self.fc(pooled), Features(stages, [stages[0], *normalised[1:]], pooled)
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
+        stages, normalized = self._trunk(images)
+        pooled = global_pool(self.relu(normalized[-1]))
+        return self.fc(pooled), Features(stages, [stages[0], *normalized[1:]], pooled)
 
 
-class MobileNetV2(mobilenet_v2.MobileNetV2):
+class MobileNetV2(cifar_mobilenet_v2_tfkd.MobileNetV2):
     """Tiny-ImageNet's: `MobileNetV2` of Tf-KD with its stage widths, which mdistiller leaves out.
 
     The published `pooled_feat` is `Features.pooled` with two more axes of length 1.

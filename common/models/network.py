@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,23 +23,27 @@ class Features(NamedTuple):
 
 
 class Network(nn.Module):
-    """A classifier: `model(images)` gives logits [N, K], `model.forward_features(images)` logits and `Features`.
+    """A classifier: `model(images)` gives logits [N, K], `model.forward_with_features(images)` logits and `Features`.
 
     Networks that mdistiller has carry the attributes that distillers find there, under its names.
 
     Attributes:
         stage_channels: channels of the entries of `Features.stages`, where the published network says nothing else.
         feat_modules: names of the modules that features come from, shallow to deep, as mdistiller lists them.
+        recipe: arguments of the `create_model` that gave this network; None where another function did.
+        get_bn_before_relu: gives the batch norm before each stage's last ReLU.
     """
 
     stage_channels: list[int]
     feat_modules: tuple[str, ...]
+    recipe: dict[str, Any] | None = None
+    get_bn_before_relu: Callable[[], list[nn.BatchNorm2d]]
 
-    def forward_features(self, images: Tensor) -> tuple[Tensor, Features]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_features(images)[0]
+        return self.forward_with_features(images)[0]
 
     def get_stage_channels(self) -> list[int]:
         """A list of one's own of `stage_channels`."""

@@ -2,76 +2,99 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from common.command_line import nearest
 from common.errors import UserError
+from common.models import (
+    cifar_alexnet,
+    cifar_densenet,
+    cifar_googlenet,
+    cifar_mobilenet_v2,
+    cifar_mobilenet_v2_tfkd,
+    cifar_plain_cnn,
+    cifar_regnet,
+    cifar_resnet,
+    cifar_resnet_tfkd,
+    cifar_resnext,
+    cifar_shufflenet_v1,
+    cifar_shufflenet_v2,
+    cifar_shufflenet_v2_tfkd,
+    cifar_vgg,
+    cifar_wrn,
+    imagenet_mobilenet_v1,
+    imagenet_resnet,
+    imagenet_vgg,
+    mdistiller,
+)
 from common.models.network import Network
 
-# name -> "module:callable" below common.models; imported when asked for. The callable takes `num_classes` and returns
-# a Network.
-_TFKD = {
-    "alexnet": "alexnet:AlexNet",
-    "cnn": "plain_cnn:PlainCNN",
-    "densenet121": "densenet:densenet121",
-    "googlenet": "googlenet:GoogLeNet",
-    "mobilenet_v2": "mobilenet_v2:MobileNetV2",
-    "resnet18": "resnet:resnet18",
-    "resnet50": "resnet:resnet50",
-    "resnet101": "resnet:resnet101",
-    "resnet152": "resnet:resnet152",
-    "resnext29": "resnext:resnext29",
-    "shufflenet_v2": "shufflenet_v2:ShuffleNetV2",
-    "vgg19": "vgg_imagenet:vgg19",
+Builder = Callable[..., Network]
+"""Takes `num_classes`, and what single architectures take besides."""
+
+_TFKD: dict[str, Builder] = {
+    "alexnet": cifar_alexnet.AlexNet,
+    "cnn": cifar_plain_cnn.PlainCNN,
+    "densenet121": cifar_densenet.densenet121,
+    "googlenet": cifar_googlenet.GoogLeNet,
+    "mobilenet_v2": cifar_mobilenet_v2_tfkd.MobileNetV2,
+    "resnet18": cifar_resnet_tfkd.resnet18,
+    "resnet50": cifar_resnet_tfkd.resnet50,
+    "resnet101": cifar_resnet_tfkd.resnet101,
+    "resnet152": cifar_resnet_tfkd.resnet152,
+    "resnext29": cifar_resnext.resnext29,
+    "shufflenet_v2": cifar_shufflenet_v2_tfkd.ShuffleNetV2,
+    "vgg19": imagenet_vgg.vgg19,
 }
 
 
-def _same_name(module: str, *names: str) -> dict[str, str]:
-    return {name: f"{module}:{name}" for name in names}
+def _same_name(module: ModuleType, *names: str) -> dict[str, Builder]:
+    return {name: getattr(module, name) for name in names}
 
 
-_MTKD_RL = {
-    **_same_name("cifar_resnet", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-    **_same_name("cifar_resnet", "resnet8x4", "resnet8x4_double", "resnet32x4", "resnet110x2", "resnet20x4"),
-    "wrn_10_1": "wrn:mtkd_rl_wrn_10_1",
-    "wrn_10_2": "wrn:mtkd_rl_wrn_10_2",
-    "wrn_16_1": "wrn:mtkd_rl_wrn_16_1",
-    "wrn_16_2": "wrn:mtkd_rl_wrn_16_2",
-    "wrn_28_4": "wrn:mtkd_rl_wrn_28_4",
-    "wrn_40_1": "wrn:mtkd_rl_wrn_40_1",
-    "wrn_40_2": "wrn:mtkd_rl_wrn_40_2",
-    **_same_name("cifar_vgg", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
-    "MobileNetV2": "cifar_mobilenet_v2:mobilenet_v2_full",
-    "ShuffleV1": "cifar_shufflenet_v1:ShuffleNet",
-    "ShuffleV2": "cifar_shufflenet_v2:mtkd_rl_shuffle_v2",
-    "ShuffleV2_0_5": "cifar_shufflenet_v2:mtkd_rl_shuffle_v2_half",
-    **_same_name("regnet", "RegNetX_200MF", "RegNetX_400MF", "RegNetY_400MF"),
+_MTKD_RL: dict[str, Builder] = {
+    **_same_name(cifar_resnet, "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    **_same_name(cifar_resnet, "resnet8x4", "resnet8x4_double", "resnet32x4", "resnet110x2", "resnet20x4"),
+    "wrn_10_1": cifar_wrn.mtkd_rl_wrn_10_1,
+    "wrn_10_2": cifar_wrn.mtkd_rl_wrn_10_2,
+    "wrn_16_1": cifar_wrn.mtkd_rl_wrn_16_1,
+    "wrn_16_2": cifar_wrn.mtkd_rl_wrn_16_2,
+    "wrn_28_4": cifar_wrn.mtkd_rl_wrn_28_4,
+    "wrn_40_1": cifar_wrn.mtkd_rl_wrn_40_1,
+    "wrn_40_2": cifar_wrn.mtkd_rl_wrn_40_2,
+    **_same_name(cifar_vgg, "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_full,
+    "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
+    "ShuffleV2": cifar_shufflenet_v2.mtkd_rl_shuffle_v2,
+    "ShuffleV2_0_5": cifar_shufflenet_v2.mtkd_rl_shuffle_v2_half,
+    **_same_name(cifar_regnet, "RegNetX_200MF", "RegNetX_400MF", "RegNetY_400MF"),
 }
 
-_MDISTILLER = {
-    **_same_name("cifar_resnet", "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-    **_same_name("cifar_resnet", "resnet8x4", "resnet32x4"),
-    "wrn_16_1": "mdistiller:wrn_16_1",
-    "wrn_16_2": "mdistiller:wrn_16_2",
-    "wrn_40_1": "mdistiller:wrn_40_1",
-    "wrn_40_2": "mdistiller:wrn_40_2",
-    **_same_name("cifar_vgg", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
-    "MobileNetV2": "cifar_mobilenet_v2:mobilenet_v2_half",
-    "ShuffleV1": "cifar_shufflenet_v1:ShuffleNet",
-    "ShuffleV2": "cifar_shufflenet_v2:mdistiller_shuffle_v2",
-    **_same_name("mdistiller", "ResNet18", "ResNet50"),
-    "tinyimagenet_ResNet18": "mdistiller:ResNet18",
-    "tinyimagenet_MobileNetV2": "mdistiller:MobileNetV2",
-    "tinyimagenet_ShuffleV2": "cifar_shufflenet_v2:mdistiller_shuffle_v2",
-    "imagenet_ResNet18": "imagenet_resnet:ResNet18",
-    "imagenet_ResNet34": "imagenet_resnet:ResNet34",
-    "imagenet_ResNet50": "imagenet_resnet:ResNet50",
-    "imagenet_ResNet101": "imagenet_resnet:ResNet101",
-    "imagenet_MobileNetV1": "imagenet_mobilenet_v1:MobileNetV1",
+_MDISTILLER: dict[str, Builder] = {
+    **_same_name(cifar_resnet, "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
+    **_same_name(cifar_resnet, "resnet8x4", "resnet32x4"),
+    "wrn_16_1": mdistiller.wrn_16_1,
+    "wrn_16_2": mdistiller.wrn_16_2,
+    "wrn_40_1": mdistiller.wrn_40_1,
+    "wrn_40_2": mdistiller.wrn_40_2,
+    **_same_name(cifar_vgg, "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_half,
+    "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
+    "ShuffleV2": cifar_shufflenet_v2.mdistiller_shuffle_v2,
+    **_same_name(mdistiller, "ResNet18", "ResNet50"),
+    "tinyimagenet_ResNet18": mdistiller.ResNet18,
+    "tinyimagenet_MobileNetV2": mdistiller.MobileNetV2,
+    "tinyimagenet_ShuffleV2": cifar_shufflenet_v2.mdistiller_shuffle_v2,
+    "imagenet_ResNet18": imagenet_resnet.ResNet18,
+    "imagenet_ResNet34": imagenet_resnet.ResNet34,
+    "imagenet_ResNet50": imagenet_resnet.ResNet50,
+    "imagenet_ResNet101": imagenet_resnet.ResNet101,
+    "imagenet_MobileNetV1": imagenet_mobilenet_v1.MobileNetV1,
 }
 
-FAMILIES: dict[str, dict[str, str]] = {"tfkd": _TFKD, "mtkd_rl": _MTKD_RL, "mdistiller": _MDISTILLER}
+FAMILIES: dict[str, dict[str, Builder]] = {"tfkd": _TFKD, "mtkd_rl": _MTKD_RL, "mdistiller": _MDISTILLER}
 
 
 def list_models(family: str = "mdistiller") -> list[str]:
@@ -96,7 +119,7 @@ def require_model(name: str, family: str) -> None:
 
 
 def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", **options: Any) -> Network:
-    """A freshly initialised network.
+    """A freshly initialized network.
 
     Args:
         name: published name within the family.
@@ -108,6 +131,6 @@ def create_model(name: str, num_classes: int = 100, family: str = "mdistiller", 
         UserError: unknown family or name; the nearest names are offered.
     """
     require_model(name, family)
-    module, _, attribute = FAMILIES[family][name].partition(":")
-    builder = getattr(importlib.import_module(f"common.models.{module}"), attribute)
-    return builder(num_classes=num_classes, **options)
+    network = FAMILIES[family][name](num_classes=num_classes, **options)
+    network.recipe = {"name": name, "num_classes": num_classes, "family": family, **options}
+    return network

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Block = TypeVar("Block", bound=nn.Module)
+
+
+class Blocks(nn.Sequential, Generic[Block]):
+    """A sequence of blocks of one kind."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, idx: int) -> Block: ...
+        def __iter__(self) -> Iterator[Block]: ...
 
 
 def run_stage(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +32,7 @@ def run_stage(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
     return x, preact
 
 
-class Stage(nn.Sequential):
+class Stage(Blocks[Block]):
     """`run_stage` over its children."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +54,11 @@ def run_pooled_stages(layers: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, l
             preacts.append(preact)
         x = layer(x)
     return x, stages, preacts
+
+
+def last_norm(module: nn.Module) -> nn.BatchNorm2d:
+    """The last batch norm in a module."""
+    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)][-1]
 
 
 def global_pool(x: Tensor) -> Tensor:

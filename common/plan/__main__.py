@@ -1,7 +1,7 @@
-"""Regenerate the published tables: `python -m common.plan --budget quick`.
+"""Regenerate the published tables: `python -m common.plan --budget small`.
 
 Runs what the plan (experiments/plan/) asks for under a budget (experiments/budgets.json): skips what is done, resumes
-what was broken off, goes on past failures, and prints the tables. It can be stopped with Ctrl-C at any time; the same
+what was interrupted, goes on past failures, and prints the tables. It can be stopped with Ctrl-C at any time; the same
 command goes on from there.
 """
 
@@ -13,28 +13,44 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import escape as literal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point, natural, positive
-from common.errors import UserError
+from common.command_line import (
+    REPOSITORY,
+    ArgumentParser,
+    cli_main,
+    positive_float,
+    positive_int,
+    seed_number,
+)
 from common.plan.budgets import Budget, load_budget
-from common.plan.datasets import is_present, provide
+from common.plan.datasets import ensure_dataset, is_present
 from common.plan.estimate import estimate
 from common.plan.executors import Executor, LocalExecutor, cpu_count
 from common.plan.plan import PlannedRun, load_plan, select, with_released
+from common.plan.search import Search
+from common.plan.search_table import describe, render_search
 from common.plan.seeds import seeds_of
+from common.plan.sweep import equal_trials, make_grids, parse_axes
 from common.plan.tasks import State, Task, make_tasks, states
+from common.results.analysis import parse_metrics
+from common.results.demonstration import NAME, read_demonstration, render_html, render_text
 from common.results.page import render_page
-from common.results.records import read_runs
-from common.results.report import make_report
+from common.results.records import read_runs, unfinished_runs
+from common.results.report import Report, make_report
 from common.results.reported import EXPERIMENTS, Table, load_tables
 from common.results.tables import render
+from common.run_record import SWEEPS
 
 if TYPE_CHECKING:
-    from common.plan.runner import Outcome
+    from common.plan.runner import RunSummary
+
+
+NEXT = "./run_all.sh --budget small --dry-run"
+SEARCH_SEEDS = (0, 1, 2)  # of what a search tests in the end, unless the command line says it
 
 
 def _list(text: str) -> list[str]:
@@ -43,16 +59,34 @@ def _list(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     words = _list(text)
-    seeds = [natural(word) for word in words if word.isdecimal()]
+    seeds = [seed_number(word) for word in words if word.isdecimal()]
     if not seeds or len(set(seeds)) < len(words):
         raise argparse.ArgumentTypeError(f"{text} is not a list of different seeds, such as 0,1,2")
     return seeds
 
 
+def _joined(words: Sequence[str]) -> list[str]:
+    """The command line with what follows each `--sweep` put to it: its key may look like a flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--sweep":
+            joined[-1] = f"--sweep={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _factor(text: str) -> int:
+    factor = positive_int(text)
+    if factor < 2:
+        raise argparse.ArgumentTypeError(f"{text} keeps every trial: give 2 or more")
+    return factor
+
+
 def _version() -> str:
     """Name and version from pyproject.toml, which is there before anything is installed."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    return " ".join(re.search(rf'^{key} = "(.*)"', text, flags=re.MULTILINE).group(1) for key in ("name", "version"))
+    return " ".join(re.findall(r'^(?:name|version) = "(.*)"', text, flags=re.MULTILINE)[:2])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,10 +94,10 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m common.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    budgets = "paper (as published, the default), tenth, small, trial or quick"
+    budgets = "paper (as published, the default), tenth, small, trial or smoke"
     add("--version", action="version", version=_version())
-    add("--budget", default="paper", metavar="NAME", help=budgets)
-    add("--quick", action="store_const", const="quick", dest="budget", help="the same as --budget quick")
+    add("--budget", metavar="NAME", help=budgets)
+    add("--quick", action="store_true", help="a demonstration of minutes: small networks learn on synthetic data")
     add("--papers", type=_list, default=[], metavar="P,...", help="only these papers")
     add("--tables", type=_list, default=[], metavar="T,...", help="only these tables (patterns), such as tfkd/re-kd")
     add(
@@ -73,17 +107,28 @@ def parse_arguments() -> argparse.Namespace:
         metavar="GLOB",
         help="only experiments ('base_experiments/*') or cells ('<table> <row> <column>') of this pattern; repeatable",
     )
+    add(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=V,...",
+        help="search over a key of a YAML file, of params.json, or a flag ('--kd_T=2,4'), in trials that never see the "
+        "test split (docs/tuning.md); repeatable; KEY=LOW:HIGH[:log] is drawn from",
+    )
+    add("--trials", type=positive_int, metavar="N", help="of each method, drawn at random (default: the smallest grid)")
+    add("--halving", type=_factor, metavar="N", help="successive halving: compare early, and keep one trial in N")
+    add("--metrics", default="", metavar="M,...", help="further columns of the tables: agreement,ece (docs/metrics.md)")
     add("--seeds", type=_seeds, metavar="S,...", help="seeds of every run (default: the budget's)")
-    add("--jobs", type=positive, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
+    add("--jobs", type=positive_int, metavar="N", help="runs at a time, which share the cores (default: the budget's)")
     add(
         "--cluster",
         metavar="ADDRESS",
         help="run on a Ray cluster (docs/cluster.md): auto, HOST:PORT or ray://HOST:PORT",
     )
-    add("--cpus-per-run", type=positive, default=1, metavar="N", help="on a cluster (default: 1)")
+    add("--cpus-per-run", type=positive_int, default=1, metavar="N", help="on a cluster (default: 1)")
     add(
         "--gpus-per-run",
-        type=float,
+        type=positive_float,
         metavar="F",
         help="on a cluster: 0.25 lets four runs share a GPU (default: 1, if any)",
     )
@@ -91,17 +136,30 @@ def parse_arguments() -> argparse.Namespace:
         "--dry-run", action="store_true", help="print commands, what is there, what is missing, an estimate; do nothing"
     )
     add("--output", type=Path, default=REPOSITORY / "results", metavar="DIR", help="default: results/")
-    add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="data sets (default: data/)")
+    add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="datasets (default: data/)")
     add("--experiments", type=Path, default=EXPERIMENTS, metavar="DIR", help="plan, budgets, parameters and figures")
-    return parser.parse_args()
+    args = parser.parse_args(_joined(sys.argv[1:]))
+    if args.quick and (args.budget or args.tables or args.sweep):
+        parser.error(
+            "--quick has a plan, a budget and tables of its own: give it without --budget, --tables and --sweep"
+        )
+    args.budget = args.budget or (NAME if args.quick else "paper")
+    args.plan = args.experiments / NAME if args.quick else args.experiments
+    if (args.trials or args.halving) and not args.sweep:
+        parser.error("--trials and --halving are for a search: give --sweep KEY=VALUE,VALUE")
+    if args.sweep and args.seeds and len(args.seeds) < 2:
+        parser.error("--sweep compares published with tuned over seeds, and one seed shows no spread: give two or more")
+    return args
 
 
 def list_cells(tables: Sequence[Table], tasks: Sequence[Task]) -> None:
     """Print which published cells the tasks give, and which cells of the same tables nothing gives."""
+    if not tables:
+        return
     planned = {task.run.key for task in tasks}
-    shown = [table for table in tables if any((table.paper, cell.experiment) in planned for cell in table.cells)]
+    shown = [table for table in tables if any(table.key_of(cell) in planned for cell in table.cells)]
     cells = [(table, cell) for table in shown for cell in table.published_cells]
-    given = [(table, cell) for table, cell in cells if (table.paper, cell.experiment) in planned]
+    given = [(table, cell) for table, cell in cells if table.key_of(cell) in planned]
     print(f"\npublished cells that these runs give: {len(given)} of {sum(len(t.published_cells) for t in tables)}")
     for table, cell in given:
         print(f"  {table.id} | {cell.row} | {cell.column}: {cell.experiment}")
@@ -115,7 +173,7 @@ def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
     """Print the commands in order, how far each is, what is missing, and how long the rest takes."""
     state = states(tasks)
     for number, task in enumerate(tasks, 1):
-        waits = [need.run.experiment for need in task.needs if state[need] is not State.DONE]
+        waits = [need.run.experiment for need in task.depends_on if state[need] is not State.DONE]
         print(f"[{number}/{len(tasks)}] {task.name}: {state[task].value}", end="")
         print(f", waits for {', '.join(waits)}" if waits else "")
         print(f"  {task.shell_command}")
@@ -135,14 +193,14 @@ def missing_networks(tasks: Sequence[Task], state: Mapping[Task, State]) -> list
     untrained = {
         need.run.key: need.run
         for task in tasks
-        for need in task.needs
+        for need in task.depends_on
         if need.run.trains and state[need] is not State.DONE
     }
     lines = []
     for kind, taught in (("teachers", False), ("students", True)):  # a student has teachers itself
         papers: dict[str, list[PlannedRun]] = {}
         for run in untrained.values():
-            if bool(run.needs) is taught:
+            if bool(run.depends_on) is taught:
                 papers.setdefault(run.paper, []).append(run)
         if papers:
             named = "; ".join(
@@ -153,12 +211,12 @@ def missing_networks(tasks: Sequence[Task], state: Mapping[Task, State]) -> list
 
 
 def _names(runs: Sequence[PlannedRun], *, whole: bool) -> list[str]:
-    """The runs' experiments, or of each its last part alone, with the number of data sets where those are several."""
+    """The runs' experiments, or of each its last part alone, with the number of datasets where those are several."""
     datasets: dict[str, set[str]] = {}
     for run in runs:
         name = run.experiment if whole else re.split(r"[ /]", run.experiment)[-1]
         datasets.setdefault(name, set()).add(run.dataset)
-    return [f"{name} (on {len(of)} data sets)" if len(of) > 1 else name for name, of in datasets.items()]
+    return [f"{name} (on {len(of)} datasets)" if len(of) > 1 else name for name, of in datasets.items()]
 
 
 def by_hand() -> str:
@@ -177,7 +235,7 @@ def chosen_tasks(
     args: argparse.Namespace, budget: Budget, tables: Sequence[Table]
 ) -> tuple[list[Task], list[PlannedRun]]:
     """The tasks that the flags choose, and the runs whose place published networks take, as far as data are real."""
-    runs, released = load_plan(args.experiments), []
+    runs, released = load_plan(args.plan), []
     if not budget.generated:
         runs, released = with_released(runs)
     runs = select(
@@ -188,11 +246,39 @@ def chosen_tasks(
         cell_patterns=args.cells,
         left_out=[*budget.leaves_out, *(literal(run.name) for run in released)],
     )
-    seeds = dict.fromkeys((run.key for run in runs), args.seeds) if args.seeds else seeds_of(runs, tables, budget)
+    seeds = {run.key: tuple(args.seeds) for run in runs} if args.seeds else seeds_of(runs, tables, budget)
     where = {"output": args.output, "data": args.data_dir, "experiments": args.experiments}
     chosen, papers = {run.key for run in runs}, {run.paper for run in runs}
     replaced = [run for run in released if run.paper in papers and run.key not in chosen]
     return make_tasks(runs, seeds, budget, **where), replaced
+
+
+def make_search(args: argparse.Namespace, budget: Budget, tasks: Sequence[Task]) -> Search:
+    """The search that `--sweep` asks for, over those of the chosen runs that have its keys."""
+    runs, by_run = {task.run.key: task.run for task in tasks}, {(task.run.key, task.seed): task for task in tasks}
+    needed = {(run.paper, need) for run in runs.values() for need in run.depends_on}
+    named = bool(args.cells or args.tables)
+    grids = make_grids(parse_axes(args.sweep), list(runs.values()), needed, args.experiments, all_of_them=named)
+    where = {"output": args.output, "data": args.data_dir, "experiments": args.experiments}
+    trials = equal_trials(grids, args.trials, seed=0)
+    needs = lambda run, seed: by_run[run.key, seed].depends_on  # noqa: E731
+    return Search(grids, trials, budget, args.seeds, needs, args.halving, where)
+
+
+def search_and_report(args: argparse.Namespace, search: Search, executor: Executor, begun: float) -> None:
+    """Run a search and print its tables."""
+    outcome = search.run(lambda tasks: run(tasks, executor))
+    summary = f"{len(outcome.done)} runs done, {time.monotonic() - begun:.0f} s"
+    if outcome.stopped:
+        print(f"stopped: {summary}; the same command goes on from here")
+        sys.exit(130)
+    text, file = render_search(search), args.output / search.budget.name / SWEEPS / "tables.md"
+    _write(file, text)
+    print(f"\n{text}\nThese tables: {file}")
+    report_problems(outcome)
+    print(f"{summary}; {outcome.broken}: the same command goes on from here" if outcome.broken else summary)
+    if outcome.failed or outcome.blocked or outcome.broken:
+        sys.exit(1)
 
 
 def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
@@ -204,32 +290,73 @@ def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
     return RayExecutor(args.cluster, jobs=args.jobs, cpus=args.cpus_per_run, gpus=args.gpus_per_run)
 
 
-def run(tasks: Sequence[Task], executor: Executor) -> Outcome:
+def run(tasks: Sequence[Task], executor: Executor) -> RunSummary:
     """Provide the data and execute the tasks."""
     from common.plan.runner import Runner  # its display needs a package; what is above needs none
 
     missing = {}
     for dataset, directory in sorted({(task.run.dataset, task.data_dir) for task in tasks}):
-        if problem := provide(dataset, directory, tasks[0].budget.generated):
+        if problem := ensure_dataset(dataset, directory, tasks[0].budget):
             missing[dataset] = problem
     return Runner(tasks, executor, missing).run()
 
 
-def write_tables(tables: list[Table], output: Path, budget: str) -> None:
-    """Print the tables of a budget's runs and keep them beside these; make the page of all runs below `output`."""
-    text = render(make_report(tables, *read_runs([output / budget])))
-    _write(output / budget / "tables.md", text)
-    _write(output / "index.html", render_page(make_report(tables, *read_runs([output])), output))
-    print(f"\n{text}\nThese tables: {output / budget / 'tables.md'}, with curves and commands: {output / 'index.html'}")
+def write_tables(tables: list[Table], output: Path, budget: str, metrics: Sequence[str] = ()) -> tuple[bool, str]:
+    """Print the tables of a budget's runs and keep them beside these; make the page of all runs below `output`.
+
+    Returns:
+        Whether they could be written, and where they are, or why not.
+    """
+    here, file, page = output / budget, output / budget / "tables.md", output / "index.html"
+    report = _report(tables, [here] if here.is_dir() else [])
+    text = render(report, metrics=metrics)
+    print(f"\n{text}")
+    return _write_all(
+        {file: lambda: text, page: lambda: render_page(_report(tables, [output]), output)},
+        f"these tables: {file}, with curves and commands: {page}",
+    )
+
+
+def _report(tables: list[Table], directories: Sequence[Path]) -> Report:
+    return make_report(tables, *read_runs(directories), unfinished=unfinished_runs(directories))
+
+
+def write_demonstration(plan: Path, output: Path) -> tuple[bool, str]:
+    """Print the table of the demonstration and keep it beside its runs, with a page; returns as `write_tables`."""
+    sections = read_demonstration(output / NAME, plan)
+    text, page = render_text(sections), output / NAME / "index.html"
+    print(f"\n{text}")
+    return _write_all(
+        {output / NAME / "tables.md": lambda: text, page: lambda: render_html(sections, next_steps())},
+        f"the same with curves: {page}\nnext: {NEXT}",
+    )
+
+
+def _write_all(files: Mapping[Path, Callable[[], str]], where: str) -> tuple[bool, str]:
+    try:
+        for file, content in files.items():
+            _write(file, content())
+    except OSError as error:
+        return False, f"error: cannot write {error.filename or next(iter(files))} ({error.strerror})"
+    return True, where
+
+
+def next_steps() -> list[tuple[str, str]]:
+    """What to do after the demonstration, in words and as a command."""
+    return [
+        ("Real data, all methods, networks for a laptop: what it would run, and for how long", NEXT),
+        ("A first network by hand", by_hand()),
+    ]
 
 
 def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # another plan may be writing the same
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(file)
 
 
-def report_problems(outcome: Outcome) -> None:
+def report_problems(outcome: RunSummary) -> None:
     """List what failed, with its log, and what could not be run."""
     for task, reason in outcome.failed.items():
         print(f"FAILED {task.name}: {reason}\n  log: {task.log}")
@@ -237,35 +364,50 @@ def report_problems(outcome: Outcome) -> None:
         print(f"BLOCKED {task.name}: {reason}")
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     begun = time.monotonic()
-    budget = load_budget(args.budget, args.experiments)
-    tables = load_tables(args.experiments)
+    budget = load_budget(args.budget, args.plan)
+    tables = [] if args.quick else load_tables(args.experiments)
+    metrics = parse_metrics(args.metrics) if args.metrics else ()
+    if args.sweep:
+        args.seeds = args.seeds or list(SEARCH_SEEDS)
     tasks, released = chosen_tasks(args, budget, tables)
+    search = make_search(args, budget, tasks) if args.sweep else None
+    if search:
+        tasks = list(dict.fromkeys([*search.first_tasks, *search.last_tasks]))
     print(f"budget {budget.name}: {budget.description}\nruns: {len(tasks)}")
     for replaced in released:
         print(f"published network in place of {replaced.paper} {replaced.experiment}: {replaced.released}")
     if args.dry_run:
-        list_cells(tables, tasks)
-        dry_run(tasks, args.output, args.experiments)
+        if search:
+            print(describe(search))
+        else:
+            list_cells(tables, tasks)
+        dry_run(tasks, args.output, args.plan)
         return
     executor = make_executor(args, budget)
     print(f"at a time: {executor.jobs}")
-    try:
-        outcome = run(tasks, executor)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename} ({error.strerror})") from error
+    if search:
+        return search_and_report(args, search, executor, begun)
+    outcome = run(tasks, executor)
     summary = f"{len(outcome.done)} of {len(tasks)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:
         print(f"stopped: {summary}; the same command goes on from here")
         sys.exit(130)
-    write_tables(tables, args.output, budget.name)
-    print(summary)
+    if args.quick:
+        written, where = write_demonstration(args.plan, args.output)
+    else:
+        written, where = write_tables(tables, args.output, budget.name, metrics)
+    closing = [where, f"by hand: {by_hand()}"]
+    opening = [] if args.quick and written else closing  # the demonstration ends with what to do next
+    print(*opening, sep="\n", end="\n" * bool(opening))
     report_problems(outcome)
-    print(f"by hand: {by_hand()}")
-    if outcome.failed or outcome.blocked:
+    print(f"{summary}; {outcome.broken}: the same command goes on from here" if outcome.broken else summary)
+    if not opening:
+        print(*closing, sep="\n")
+    if outcome.failed or outcome.blocked or outcome.broken or not written:
         sys.exit(1)
 
 

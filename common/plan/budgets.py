@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.results.reported import EXPERIMENTS, read_data
+from common.field_types import require_field_types
+from common.results.reported import EXPERIMENTS
+from common.safe_json import read_json_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +19,11 @@ class Budget:
 
     Attributes:
         name, description: for people.
-        generated: on the generated set instead of the real data.
-        keep_networks: False deletes the networks of finished runs that no other run needs.
+        generated: on the synthetic dataset instead of the real data.
+        folder: of the synthetic datasets, below the directory of datasets.
+        images: dataset -> classes, and training and test images of each, where the synthetic one has other numbers than
+            by default.
+        keep_networks: False deletes the networks of finished runs as soon as no other run needs them.
         jobs: how many runs at a time, unless the command line says it.
         seeds: which seeds, unless the command line says it.
         compared_seeds: where given, more than `seeds` for runs that tables show: as many as the published figure is the
@@ -31,6 +36,8 @@ class Budget:
     name: str
     description: str
     generated: bool
+    folder: str = "generated"
+    images: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keep_networks: bool = True
     jobs: int = 1
     seeds: tuple[int, ...] = (0,)
@@ -55,11 +62,17 @@ def load_budget(name: str, experiments: Path = EXPERIMENTS) -> Budget:
     Raises:
         UserError: there is none of that name; lists those that there are.
     """
-    budgets = read_data(experiments / "budgets.json")
+    budgets = read_json_file(experiments / "budgets.json")
     if name not in budgets:
         raise UserError(f"no budget '{name}': give one of {', '.join(budgets)}")
-    content = dict(budgets[name])
-    data = content.pop("data")
-    if data not in ("published", "generated"):
-        raise UserError(f"{experiments / 'budgets.json'}: the data of '{name}' is '{data}', not published or generated")
-    return Budget(name, generated=data == "generated", **{**content, "seeds": tuple(content.get("seeds", (0,)))})
+    file = experiments / "budgets.json"
+    try:
+        content = dict(budgets[name])
+        data = content.pop("data")
+        if data not in ("published", "generated"):
+            raise UserError(f"{file}: the data of '{name}' is '{data}', not published or generated")
+        budget = Budget(name, generated=data == "generated", **{**content, "seeds": tuple(content.get("seeds", (0,)))})
+        require_field_types(budget)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: '{name}' is no budget ({error})") from error
+    return budget

@@ -16,13 +16,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.plan.budgets import load_budget
 from common.plan.plan import PlannedRun, load_plan
 from common.plan.seeds import seeds_of
-from common.results.report import DOUBT, NONE, REMARK, Line, Section
-from common.results.reported import EXPERIMENTS, PROTOCOLS, Cell, Table, load_tables, plan_files, read_data
+from common.results.report import DOUBT, NONE, REMARK, CellResult, Section
+from common.results.reported import EXPERIMENTS, PROTOCOLS, Cell, Table, load_tables, plan_files
 from common.results.tables import markdown
+from common.safe_json import read_json_file
 
 HEAD = f"""# Every published cell
 
@@ -40,12 +41,13 @@ class Settings:
     """
 
     def __init__(self, experiments: Path) -> None:
-        self.plans = {plan["paper"]: plan for plan in map(read_data, reversed(plan_files(experiments).values()))}
+        self.root = experiments.parent
+        self.plans = {plan["paper"]: plan for plan in map(read_json_file, reversed(plan_files(experiments).values()))}
         self.pinned = {
             paper: [
                 content
                 for file in sorted((experiments / paper).glob("*.json"))
-                if "hyperparameters" in (content := read_data(file))
+                if "hyperparameters" in (content := read_json_file(file))
             ]
             for paper in self.plans
         }
@@ -69,7 +71,7 @@ class Settings:
         """The keys of its `params.json` that it reads."""
         if run.parameters is None:
             return {}
-        params, command = read_data(REPOSITORY / run.parameters / "params.json"), " ".join(run.command)
+        params, command = read_json_file(self.root / run.parameters / "params.json"), " ".join(run.command)
         reads = self.plans[run.paper].get("reads", {"": list(params)})
         return {key: params[key] for part, keys in reads.items() if part in command for key in keys}
 
@@ -87,7 +89,7 @@ class Settings:
 
     def _copied(self, run: PlannedRun) -> dict[str, Any]:
         """The lists of files that it is given, such as an ensemble's."""
-        contents = [read_data(REPOSITORY / file) for _, file in run.copies]
+        contents = [read_json_file(REPOSITORY / file) for _, file in run.copy_files]
         return {key: value for content in contents for key, value in content.items()}
 
 
@@ -104,12 +106,12 @@ def render(experiments: Path = EXPERIMENTS) -> str:
     settings, by_key = Settings(experiments), {run.key: run for run in runs}
     seeds = seeds_of(runs, tables, load_budget("paper", experiments))
     cells = [(table, cell) for table in tables for cell in table.published_cells]
-    planned = Counter((table.paper, cell.experiment) in by_key for table, cell in cells)[True]
+    planned = Counter(table.key_of(cell) in by_key for table, cell in cells)[True]
     blocks = [HEAD, f"{planned} of {len(cells)} cells have a command."]
     for table in tables:
         rows = []
         for cell in table.published_cells:
-            run = by_key.get((table.paper, cell.experiment))
+            run = by_key.get(table.key_of(cell))
             rows.append(_row(table, cell, run, settings.of(run) if run else {}, len(seeds[run.key]) if run else 0))
         header = ["row", "column", "published", "command", "settings", "protocol", "seeds"]
         section = Section(table, ())
@@ -125,7 +127,7 @@ def render(experiments: Path = EXPERIMENTS) -> str:
 
 
 def _row(table: Table, cell: Cell, run: PlannedRun | None, settings: dict[str, Any], seeds: int) -> list[str]:
-    published = Line(table.paper, cell).published
+    published = CellResult(table.paper, cell).published
     protocol = PROTOCOLS[cell.protocol] or "not known: best and last are both compared"
     if run is None:
         return [cell.row, cell.column, published, NONE, cell.missing or NONE, protocol, NONE]
@@ -140,12 +142,12 @@ def _in_words(settings: dict[str, Any]) -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = ArgumentParser(prog="python -m common.plan.cells", description=__doc__.partition("\n")[0])
+    parser = ArgumentParser(prog="python -m common.plan.cells", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, metavar="DIR", help="plan and figures")
     return parser.parse_args(arguments)
 
 
-@entry_point
+@cli_main
 def main() -> None:
     print(render(parse_arguments().experiments), end="")
 

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from common.errors import UserError
+from common.locks import LOCK, locked
+from common.plan.budgets import Budget
 
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """A data set: its folder below the directory of data sets, the generated set in its layout, its images for training
-    and for testing."""
+    """A dataset: its folder below the directory of datasets, the synthetic dataset in its layout, its images for
+    training and for testing."""
 
     folder: str
     generated: str
@@ -26,23 +28,26 @@ _LAYOUTS = {
 }
 
 
-def data_directory(root: Path, generated: bool) -> Path:
-    """Where the data sets of a budget lie."""
-    return root / "generated" if generated else root
+def data_directory(root: Path, budget: Budget) -> Path:
+    """Where the datasets of a budget lie."""
+    return root / budget.folder if budget.generated else root
 
 
-def images_of(dataset: str, generated: bool) -> tuple[int, int]:
-    """Training and test images of the published, or of the generated data set."""
+def images_of(dataset: str, budget: Budget) -> tuple[int, int]:
+    """Training and test images of the published, or of the synthetic dataset."""
     layout = _LAYOUTS[dataset]
-    return layout.generated_images if generated else layout.published_images
+    if dataset in budget.images:
+        classes, train, test = budget.images[dataset]
+        return classes * train, classes * test
+    return layout.generated_images if budget.generated else layout.published_images
 
 
 def is_present(dataset: str, directory: Path) -> bool:
     return (directory / _LAYOUTS[dataset].folder).is_dir()
 
 
-def provide(dataset: str, directory: Path, generated: bool) -> str | None:
-    """Write or fetch a data set that is absent.
+def ensure_dataset(dataset: str, directory: Path, budget: Budget) -> str | None:
+    """Write or fetch a dataset that is absent.
 
     Returns:
         Why that was not possible, or None.
@@ -55,9 +60,13 @@ def provide(dataset: str, directory: Path, generated: bool) -> str | None:
     from common.data.synthetic import write_generated
 
     try:
-        if generated:
-            print(f"writing the generated set to {directory}")
-            write_generated(directory, _LAYOUTS[dataset].generated)
+        if budget.generated:
+            print(f"writing the synthetic dataset to {directory}")
+            classes, train, test = budget.images.get(dataset, (None, None, None))
+            directory.mkdir(parents=True, exist_ok=True)
+            with locked(directory / LOCK):
+                if not is_present(dataset, directory):  # else another plan has just written it
+                    write_generated(directory, _LAYOUTS[dataset].generated, train, test, classes=classes)
         else:
             print(f"fetching {dataset} to {directory}")
             if dataset == "oxford-iiit-pet":
@@ -66,4 +75,6 @@ def provide(dataset: str, directory: Path, generated: bool) -> str | None:
                 load_dataset(dataset, directory)
     except UserError as error:
         return str(error)
+    except OSError as error:
+        return f"cannot write {error.filename or directory} ({error.strerror})"
     return None

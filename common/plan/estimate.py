@@ -8,17 +8,18 @@ experiment whose variant it is: that of the same name without its last words.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.hardware import cpu_name
 from common.plan.datasets import images_of
 from common.plan.tasks import Task, read_records
-from common.results.reported import read_data
+from common.run_record import read_metrics
+from common.safe_json import read_json_file
 
 STEP_TIMES = "step_times.json"
 BATCH_SIZE_FLAGS = ("SOLVER.BATCH_SIZE", "--batch_size", "--batch-size", "-b")
@@ -40,10 +41,10 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
         experiments: with `step_times.json`.
     """
     file = experiments / STEP_TIMES
-    table = read_data(file) if file.is_file() else {"hardware": "nothing", "date": "never", "runs": {}}
-    own = own_rates(output)
+    table = read_json_file(file) if file.is_file() else {"hardware": "nothing", "date": "never", "runs": {}}
+    own, cache = own_rates(output), TeacherCache()
     hours: dict[str, float] = defaultdict(float)
-    unknown = []
+    unknown, saved = [], 0.0
     for task in tasks:
         if not task.run.trains:
             continue
@@ -51,7 +52,13 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
         if measured is None:
             unknown.append(task.name)
             continue
-        rate = own.get(f"{task.run.paper} {task.run.experiment}", measured["images_per_second"])
+        share = cache.saved_share(task, measured)
+        rate = own.get(f"{task.run.paper} {task.run.experiment}")
+        if rate is None:  # else what was measured had logits from the cache already
+            rate = measured["images_per_second"]
+            less = share * trained_images(task, measured["epochs"]) / rate / 3600
+            hours[task.run.paper] -= less
+            saved += less
         hours[task.run.paper] += images(task, measured["epochs"]) / rate / 3600
     papers = ", ".join(f"{paper} {duration(value)}" for paper, value in hours.items())
     total = sum(hours.values())
@@ -61,6 +68,8 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}, and by finished runs in {output}")
         gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
         lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {', '.join(gpus)}")
+    if saved:
+        lines.append(f"  teachers' logits that are remembered save {duration(saved)} of it already (--teacher-cache)")
     if unknown:
         lines.append(f"  without {len(unknown)} runs that were never measured, such as {unknown[0]}")
     return "\n".join(lines)
@@ -82,7 +91,19 @@ def measured_step(task: Task, table: dict[str, Any]) -> dict[str, Any] | None:
 
 def images(task: Task, published_epochs: int) -> float:
     """How many images a task trains on, and those that it is tested on at their share."""
-    train, test = images_of(task.run.dataset, task.budget.generated)
+    epochs, _, test = _amounts(task, published_epochs)
+    return trained_images(task, published_epochs) + epochs * FORWARD_SHARE * test
+
+
+def trained_images(task: Task, published_epochs: int) -> int:
+    """How many images a task trains on, in all epochs."""
+    epochs, train, _ = _amounts(task, published_epochs)
+    return epochs * train
+
+
+def _amounts(task: Task, published_epochs: int) -> tuple[int, int, int]:
+    """Epochs, and images that are trained and tested on in each."""
+    train, test = images_of(task.run.dataset, task.budget)
     options = dict(zip(task.arguments, task.arguments[1:], strict=False))  # of a flag given twice, the last counts
     batch_size = (task.params or {}).get("batch_size", BATCH_SIZE)
     batch_size = next((int(options[flag]) for flag in BATCH_SIZE_FLAGS if flag in options), batch_size)
@@ -90,24 +111,75 @@ def images(task: Task, published_epochs: int) -> float:
         train = min(train, int(limit) * batch_size)
     if limit := options.get("--limit-eval-batches"):
         test = min(test, int(limit) * batch_size)
-    return int(options.get("--epochs", published_epochs)) * (train + FORWARD_SHARE * test)
+    epochs = int(options.get("--epochs", published_epochs))
+    return min(epochs, task.until or epochs), train, test
+
+
+class TeacherCache:
+    """How much of the teachers' work tasks save each other, if none of it was done before.
+
+    Runs with the same seed see the same views. Those of several seeds are drawn independently: of an image's V views,
+    V (1 - (1 - 1/V)^n) are expected to have been seen after n draws.
+    """
+
+    def __init__(self) -> None:
+        self._draws: dict[Any, dict[int, float]] = defaultdict(dict)  # teachers -> seed -> views drawn of an image
+
+    def saved_share(self, task: Task, measured: dict[str, Any]) -> float:
+        """The part of a task's training time that it saves; takes the task in.
+
+        Args:
+            task: comes after those that were asked about before.
+            measured: its line in `step_times.json`. `remembered` is there where its teacher's logits can be: how many
+                times as fast steps are that look them up, and the number of `views` of an image.
+        """
+        remembered = measured.get("remembered")
+        options = dict(zip(task.arguments, task.arguments[1:], strict=False))
+        if not remembered or "--plain" in task.arguments or options.get("--teacher-cache") == "off":
+            return 0.0
+        count, _ = images_of(task.run.dataset, task.budget)
+        drawn = trained_images(task, measured["epochs"]) / count
+        before = self._draws[task.run.dataset, task.teachers]
+        unseen = (1 - 1 / remembered["views"]) ** sum(before.values())
+        new = max(0.0, drawn - before.get(task.seed, 0.0))
+        missing = remembered["views"] * unseen * (1 - (1 - 1 / remembered["views"]) ** new)
+        before[task.seed] = before.get(task.seed, 0.0) + new
+        return (1 - missing / drawn) * (1 - 1 / remembered["speedup"])
+
+
+def total_epochs(task: Task, experiments: Path) -> int:
+    """How many epochs a task's run has in the end, as far as its flags, parameters or a measurement say so.
+
+    Raises:
+        UserError: they do not.
+    """
+    options = dict(zip(task.arguments, task.arguments[1:], strict=False))
+    file = experiments / STEP_TIMES
+    measured = measured_step(task, read_json_file(file)["runs"]) if file.is_file() else None
+    found = [options.get("--epochs"), (task.params or {}).get("num_epochs"), (measured or {}).get("epochs")]
+    known = next((epochs for epochs in found if epochs is not None), None)
+    if known is None:
+        raise UserError(f"how many epochs {task.name} has is not known: take a budget that says so (--epochs)")
+    return int(known)
 
 
 def own_rates(output: Path) -> dict[str, float]:
     """Images per second of each experiment in the longer runs below `output`, the median over its epochs."""
     rates: dict[str, list[float]] = defaultdict(list)
     for home in sorted(output.glob("*/seed_*/*")):
-        for experiment, record in read_records(home).items():
-            on_cpu = record.content.get("runtime", {}).get("device", "cpu") == "cpu"
-            if record.done and on_cpu and (record.content["budget"]["batches"] or ENOUGH_BATCHES) >= ENOUGH_BATCHES:
-                rates[f"{home.name} {experiment}"] += epoch_rates(record.directory / "metrics.jsonl")
+        for experiment, found in read_records(home).items():
+            on_cpu = all(segment.runtime["device"] == "cpu" for segment in found.record.segments)
+            enough = (found.record.budget["batches"] or ENOUGH_BATCHES) >= ENOUGH_BATCHES
+            if found.record.done and on_cpu and enough:
+                rates[f"{home.name} {experiment}"] += epoch_rates(found.directory)
     return {key: statistics.median(values) for key, values in rates.items() if values}
 
 
-def epoch_rates(file: Path) -> list[float]:
-    """Images per second of the epochs in a `metrics.jsonl`; the first one, which warms up, only where it is alone."""
+def epoch_rates(directory: Path) -> list[float]:
+    """Images per second of a run's epochs; the first one, which warms up, only where it is alone."""
     try:
-        rates = [json.loads(line)["images_per_second"] for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError):
+        rates = [line.get("images_per_second") for line in read_metrics(directory)]
+    except (OSError, ValueError):
         return []
+    rates = [float(rate) for rate in rates if isinstance(rate, int | float) and rate > 0]
     return rates[1:] or rates

@@ -16,11 +16,19 @@ from common.plan.tasks import Task
 LOST = -1000  # exit code of a job whose machine or worker went away
 
 
+class ExecutorGoneError(Exception):
+    """What executes jobs does not answer any more, such as a cluster whose head died; says so in a line."""
+
+
 class Job(Protocol):
     """A command that is being executed."""
 
     def poll(self) -> int | None:
-        """Its exit code; None as long as it goes on; LOST where its worker went away."""
+        """Its exit code, minus the signal that killed it; None as long as it goes on; LOST where its worker went away.
+
+        Raises:
+            ExecutorGoneError: nobody can say.
+        """
 
     def terminate(self) -> None:
         """Ask it to stop; it writes down how far it came."""
@@ -45,7 +53,9 @@ class Executor(Protocol):
 
         Raises:
             OSError: it cannot be started.
+            ExecutorGoneError: nor can any other.
         """
+        ...
 
 
 class LocalExecutor:

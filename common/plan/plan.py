@@ -5,17 +5,18 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     paper       whose directory the commands are typed in
     dataset     of its runs, unless a run says another
     flags       script -> flags that each of its commands gets besides (optional)
-    networks    patterns of the files that hold trained networks (optional)
+    networks    patterns of the files that hold trained networks, in a run's directory or (../{name}.pth) beside it
+                (optional)
     parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
     reads       part of a command -> keys of its `params.json` that are read then, for docs/cells.md (optional)
     configuration  flag that names a YAML file below the paper's directory, likewise (optional)
-    places      experiment -> where commands that need it look for it, a path in the workspace or several (optional)
+    link_paths  experiment -> where commands that need it look for it, a path in the workspace or several (optional)
     released    experiment -> file with a published network that takes its place, on the published data, where the
                 paper's directory or the repository has it (optional)
-    runs        experiment, command, and where there are any needs, flags, dataset, readme (what a README calls it);
+    runs        experiment, command, and where there are any depends_on, flags, dataset, readme (its name there);
                 "trains": false for a command that leaves no `run.json` of its own, such as an evaluation; "workspace"
-                for one that would write to another's files; "copies": place -> file of the repository that it changes;
-                "leftovers": patterns of large files that nobody reads after the end
+                for one that would write to another's files; "copy_files": place -> file of the repository it changes;
+                "cleanup": patterns of large files that nobody reads after the end
     cells       table -> row -> experiments, one a column
     controls    table -> rows without a published figure (optional)
     notes       table -> what a reader must know (optional)
@@ -35,9 +36,18 @@ from typing import Any
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
-from common.results.reported import EXPERIMENTS, Table, plan_files, read_data
+from common.results.reported import EXPERIMENTS, Table, plan_files
+from common.safe_json import read_json_file
 
 INHERITED = ("dataset", "flags", "networks", "parameters")
+HEAD_KEYS = {
+    *INHERITED,
+    *("paper", "reads", "configuration", "link_paths", "released", "runs", "cells", "controls", "notes"),
+}
+RUN_KEYS = {
+    *("experiment", "command", "depends_on", "flags", "dataset", "readme", "trains", "workspace", "copy_files"),
+    "cleanup",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +58,21 @@ class PlannedRun:
         paper: whose it is.
         experiment: what `run.json` and the tables call it.
         command: as typed in the paper's directory; its first word is the script.
-        dataset: name of the data set.
+        dataset: name of the dataset.
         flags: what is added to the command: for every one of its script, then its own.
-        needs: experiments whose trained networks it starts from or is taught by.
+        depends_on: experiments whose trained networks it starts from or is taught by.
         readme: what a README calls it, where it is one of a README's commands.
         trains: False where it leaves no `run.json` of its own, as an evaluation does.
         parameters: directory with its `params.json`, relative to the workspace; None where its script reads none.
         variant: names its own workspace, where the files of another run would be written to in the common one.
-        copies: place in the workspace -> file of the repository that is copied there, because the command changes it.
-        places: where commands that need it look for its directory, or (*.pth) for the file of the directory's name
+        published_needs: experiments of `depends_on` whose place published networks have taken.
+        copy_files: place in the workspace -> file of the repository copied there, because the command changes it.
+        link_paths: where commands that need it look for its directory, or (*.pth) for the file of the directory's name
             beside it, relative to the workspace; none where they find it by themselves.
         needed: whether another run needs its networks.
         released: file with a published network that takes the run's place where it exists; None where none is known.
-        networks: patterns of the files in its directory that hold them.
-        leftovers: patterns of those that are of no use after the end, whoever needs the run.
+        networks: patterns of the files in its directory, or beside it, that hold them.
+        cleanup: patterns of those that are of no use after the end, whoever needs the run.
     """
 
     paper: str
@@ -69,17 +80,18 @@ class PlannedRun:
     command: tuple[str, ...]
     dataset: str
     flags: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
     readme: str | None = None
     trains: bool = True
     parameters: str | None = None
     variant: str = ""
-    places: tuple[str, ...] = ()
+    link_paths: tuple[str, ...] = ()
     needed: bool = False
     released: Path | None = None
     networks: tuple[str, ...] = ()
-    leftovers: tuple[str, ...] = ()
-    copies: tuple[tuple[str, str], ...] = ()
+    cleanup: tuple[str, ...] = ()
+    copy_files: tuple[tuple[str, str], ...] = ()
+    published_needs: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -99,24 +111,34 @@ def load_plan(experiments: Path = EXPERIMENTS) -> list[PlannedRun]:
     """The runs of all papers, each after those that it needs.
 
     Raises:
-        UserError: a plan that cannot be read, names a run twice, or needs one that it does not have before.
+        UserError: a plan that cannot be read, has unknown keys, names a run twice, or needs one that it does not
+            have before.
     """
-    contents = [(file, read_data(file)) for file in plan_files(experiments).values()]
+    contents = [(file, read_json_file(file)) for file in plan_files(experiments).values()]
     contents.sort(key=lambda pair: pair[0].stem != pair[1]["paper"])  # a paper's own file comes first
     runs: dict[tuple[str, str], PlannedRun] = {}
     heads: dict[str, dict[str, Any]] = {}
     for file, content in contents:
         head = heads.setdefault(content["paper"], content)
+        _refuse_unknown_keys(content, HEAD_KEYS, file)
         for entry in content["runs"]:
+            _refuse_unknown_keys(entry, RUN_KEYS, file)
             run = _planned_run(entry, {**{key: head[key] for key in INHERITED if key in head}, **content}, file)
             if run.key in runs:
                 raise UserError(f"{file} has the experiment '{run.experiment}', which is planned already")
-            for need in run.needs:
+            for need in run.depends_on:
                 if (run.paper, need) not in runs:
                     raise UserError(f"{file}: '{run.experiment}' needs '{need}', which must come before it")
             runs[run.key] = run
-    needed = {(run.paper, need) for run in runs.values() for need in run.needs}
+    needed = {(run.paper, need) for run in runs.values() for need in run.depends_on}
     return [dataclasses.replace(run, needed=run.key in needed) for run in runs.values()]
+
+
+def _refuse_unknown_keys(given: dict[str, Any], known: set[str], file: Path) -> None:
+    if unknown := given.keys() - known:
+        raise UserError(
+            f"{file} has the unknown key {min(unknown)!r}; those that there are: {', '.join(sorted(known))}"
+        )
 
 
 def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> PlannedRun:
@@ -129,23 +151,23 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
                 raise UserError(f"{file}: '{entry['experiment']}' has parameters outside the repository: {parameters}")
             if entry.get("trains", True):
                 variant = "_".join(word.lstrip("-") for word in command[1:position] + command[position + 2 :])
-        places = plan.get("places", {}).get(entry["experiment"], ())
+        link_paths = plan.get("link_paths", {}).get(entry["experiment"], ())
         run = PlannedRun(
             paper=plan["paper"],
             experiment=entry["experiment"],
             command=tuple(command),
             dataset=entry.get("dataset", plan["dataset"]),
             flags=(*plan.get("flags", {}).get(command[0], ()), *entry.get("flags", ())),
-            needs=tuple(entry.get("needs", ())),
+            depends_on=tuple(entry.get("depends_on", ())),
             readme=entry.get("readme"),
             trains=entry.get("trains", True),
             parameters=parameters,
             variant=variant,
-            places=(places,) if isinstance(places, str) else tuple(places),
+            link_paths=(link_paths,) if isinstance(link_paths, str) else tuple(link_paths),
             released=_released(plan, entry["experiment"]),
             networks=tuple(plan.get("networks", ())),
-            leftovers=tuple(entry.get("leftovers", ())),
-            copies=tuple(entry.get("copies", {}).items()),
+            cleanup=tuple(entry.get("cleanup", ())),
+            copy_files=tuple(entry.get("copy_files", {}).items()),
         )
     except KeyError as error:
         raise UserError(f"{file} lacks the key {error}; CONTRIBUTING.md says what a plan holds") from error
@@ -170,10 +192,11 @@ def with_released(runs: Sequence[PlannedRun]) -> tuple[list[PlannedRun], list[Pl
     """
     replaced = [run for run in runs if run.released and run.released.is_file()]
     gone = {run.key for run in replaced}
-    remaining = [
-        dataclasses.replace(run, needs=tuple(need for need in run.needs if (run.paper, need) not in gone))
-        for run in runs
-    ]
+    remaining = []
+    for run in runs:
+        published = tuple(need for need in run.depends_on if (run.paper, need) in gone)
+        others = tuple(need for need in run.depends_on if need not in published)
+        remaining.append(dataclasses.replace(run, depends_on=others, published_needs=published))
     return remaining, replaced
 
 
@@ -204,7 +227,7 @@ def select(
     of_cells: dict[tuple[str, str], set[str]] = {run.key: {run.experiment} for run in runs}
     for table in tables:
         for cell in table.cells:
-            key = table.paper, cell.experiment
+            key = table.key_of(cell)
             if key in of_tables:
                 of_tables[key].add(table.id)
                 of_cells[key] |= {separator.join((table.id, cell.row, cell.column)) for separator in (" ", " | ")}
@@ -232,7 +255,7 @@ def select(
     wanted = {run.key for run in runs if chosen(run)}
     for run in reversed(runs):  # a run's needs come before it
         if run.key in wanted:
-            wanted |= {(run.paper, need) for need in run.needs}
+            wanted |= {(run.paper, need) for need in run.depends_on}
     if not wanted:
         raise UserError("nothing in the plan answers to all of --papers, --tables and --cells together")
     return [run for run in runs if run.key in wanted]

@@ -7,8 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from common.plan.tasks import Task
 
 _TAIL_BYTES = 4096
@@ -39,6 +37,8 @@ class Display:
     def __init__(self, total: int, finished: int, jobs: int) -> None:
         self.total, self.finished = total, finished
         # disable=None: bars only where a person is watching
+        from tqdm import tqdm  # the plan can be read without it
+
         self._bar = tqdm(total=total, initial=finished, desc="all runs", unit="run", leave=False, disable=None)
         self._lines = [
             tqdm(position=i, bar_format="{desc}", leave=False, disable=None)
@@ -49,9 +49,13 @@ class Display:
         if self._bar.disable:
             self._write("started", task, "")
 
-    def restarted(self, task: Task) -> None:
-        """The worker of a task went away; it goes on elsewhere."""
-        self._write("LOST", task, "its worker went away; it starts again and resumes")
+    def restarted(self, task: Task, reason: str) -> None:
+        """A task starts again and resumes."""
+        self._write("AGAIN", task, reason)
+
+    def waits(self, task: Task) -> None:
+        """Another process is executing the same task."""
+        self._write("WAITS", task, "another process is at it; what it leaves will count here")
 
     def ended(self, task: Task, verdict: str, details: str) -> None:
         """A task has been done, has failed, or will not be run."""
@@ -61,7 +65,7 @@ class Display:
 
     def _write(self, verdict: str, task: Task, details: str) -> None:
         count = f"[{self.finished:{len(str(self.total))}}/{self.total}]"
-        tqdm.write(f"{count} {verdict:8} {task.name}{details and ': '}{details}")
+        self._bar.write(f"{count} {verdict:8} {task.name}{details and ': '}{details}")
 
     def refresh(self, running: Mapping[Task, float]) -> None:
         """Show the last log line of each running task; `running` tells when it started."""

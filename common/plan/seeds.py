@@ -23,9 +23,9 @@ def seeds_of(
         for table in tables:
             wanted = max(table.runs, budget.compared_seeds if table.compares != "nothing" else 1)
             for cell in table.cells:
-                if (key := (table.paper, cell.experiment)) in counts:
+                if (key := table.key_of(cell)) in counts:
                     counts[key] = max(counts[key], wanted)
     for run in reversed(runs):
-        for need in run.needs:
+        for need in run.depends_on:
             counts[run.paper, need] = max(counts[run.paper, need], counts[run.key])
     return {key: budget.seeds if count == len(budget.seeds) else tuple(range(count)) for key, count in counts.items()}

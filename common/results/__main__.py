@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.command_line import ArgumentParser, entry_point
+from common.command_line import ArgumentParser, cli_main
+from common.results.analysis import METRICS, parse_metrics
 from common.results.compare import compare, find_side
 from common.results.page import write_page
-from common.results.records import read_runs
+from common.results.records import read_runs, unfinished_runs
 from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, load_tables
-from common.results.tables import render
+from common.results.tables import render, render_runs
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     add("directories", nargs="*", type=Path, metavar="DIR", help="where to look for run.json files")
     add("--experiments", type=Path, default=EXPERIMENTS, help="published figures and plan")
     add("--all", action="store_true", help="also the published tables for which there are no runs")
+    add("--metrics", default="", metavar="M,...", help=f"further columns, of the last epoch: {', '.join(METRICS)}")
     add("--html", type=Path, metavar="FILE", help="also write one self-contained page with all tables")
     add("--compare", nargs=2, metavar=("A", "B"), help="say whether two sets of runs differ (t-tests, effect size)")
     add("--across-budgets", action="store_true", help="compare runs of different data or budgets all the same")
@@ -33,17 +35,20 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     if args.compare:
         a, b = (find_side(name, args.directories) for name in args.compare)
         print(compare(a, b, across_budgets=args.across_budgets), end="")
         return
-    report = make_report(load_tables(args.experiments), *read_runs(args.directories))
+    metrics = parse_metrics(args.metrics) if args.metrics else ()
+    report = make_report(
+        load_tables(args.experiments), *read_runs(args.directories), unfinished=unfinished_runs(args.directories)
+    )
     if args.html:
         write_page(report, args.html)
-    print(render(report, unmeasured=args.all), end="")
+    print(render_runs(report), render(report, unmeasured=args.all, metrics=metrics), sep="\n", end="")
 
 
 if __name__ == "__main__":

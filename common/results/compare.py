@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.results.records import Measured, Record, measure, read_runs
+from common.results.records import Record, SeedSummary, measure, read_runs
 from common.results.report import FIGURE_NAMES, NONE
 from common.results.t_tests import TTest, hedges_g, paired, welch
 from common.results.tables import markdown
@@ -20,11 +20,11 @@ g: Hedges' g, the difference in pooled standard deviations, without the bias of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class RunGroup:
     """One of the two sets: runs of one experiment, one a seed, all with the same settings."""
 
     name: str
-    measured: Measured
+    measured: SeedSummary
 
     @property
     def runs(self) -> tuple[Record, ...]:
@@ -35,7 +35,7 @@ class Side:
         return [run.seed for run in self.runs]
 
 
-def find_side(name: str, directories: Sequence[Path]) -> Side:
+def find_side(name: str, directories: Sequence[Path]) -> RunGroup:
     """The runs in the directory or file `name`, or else of the experiment `name` below `directories`.
 
     Raises:
@@ -60,13 +60,13 @@ def find_side(name: str, directories: Sequence[Path]) -> Side:
     budgets = sorted({_budget(record) for record in records})
     if len(budgets) > 1:
         raise UserError(f"the runs of {name} differ in data or budget ({' / '.join(budgets)}): give one kind of them")
-    side = Side(name, measure(records))
+    side = RunGroup(name, measure(records))
     if len(side.runs) < 2:
         raise UserError(f"{name} has runs of {len(side.runs)} seed: a comparison needs two or more a side")
     return side
 
 
-def compare(a: Side, b: Side, *, across_budgets: bool = False) -> str:
+def compare(a: RunGroup, b: RunGroup, *, across_budgets: bool = False) -> str:
     """The comparison, as text.
 
     Raises:
@@ -102,14 +102,14 @@ def _budget(record: Record) -> str:
     return f"{conditions.content} {conditions.fingerprint[:12]}, {conditions.training}{size}"
 
 
-def _describe(letter: str, side: Side) -> str:
+def _describe(letter: str, side: RunGroup) -> str:
     run = side.runs[0]
     seeds = ", ".join(map(str, side.seeds))
     left_out = f"; older runs left out: {side.measured.superseded}" if side.measured.superseded else ""
     return f"{letter}: {run.paper} {run.experiment}, n = {len(side.runs)} (seeds {seeds}{left_out})"
 
 
-def _means(a: Side, b: Side, figure: str) -> list[str]:
+def _means(a: RunGroup, b: RunGroup, figure: str) -> list[str]:
     means = [getattr(side.measured, figure) for side in (a, b)]
     return [f"{mean.value:.2f} ± {mean.std:.2f}" for mean in means]
 

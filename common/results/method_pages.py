@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.command_line import REPOSITORY, ArgumentParser, entry_point
+from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.errors import UserError
 from common.results.records import Record, read_runs
-from common.results.report import DOUBT, MARK, NONE, REMARK, Line, Part, Report, Section, make_report
-from common.results.reported import EXPERIMENTS, Cell, Table, load_tables, read_data
+from common.results.report import DOUBT, MARK, NONE, REMARK, BudgetTable, CellResult, Report, Section, make_report
+from common.results.reported import EXPERIMENTS, Cell, Table, load_tables
 from common.results.tables import markdown
+from common.safe_json import read_json_file
 from common.safe_yaml import read_yaml_file
 
 PAGES = REPOSITORY / "docs" / "methods"
@@ -84,7 +85,7 @@ def load_pages(directory: Path = PAGES) -> list[Page]:
         UserError: a page that is not there.
     """
     pages = []
-    for name, content in read_data(directory / "pages.json").items():
+    for name, content in read_json_file(directory / "pages.json").items():
         if not (directory / name).is_file():
             raise UserError(f"{directory / 'pages.json'} names {name}, which does not exist")
         methods = tuple(tuple(method.split()) for method in content["methods"])
@@ -137,7 +138,7 @@ def _section(section: Section) -> list[str]:
     return [head, *blocks, *notes] if blocks else []
 
 
-def _rows(section: Section, part: Part, lines: Sequence[Line]) -> list[str]:
+def _rows(section: Section, part: BudgetTable, lines: Sequence[CellResult]) -> list[str]:
     rows = [{"row": line.cell.row, "column": line.cell.column, **section.values(part, line)} for line in lines]
     table = markdown(list(rows[0]), [list(row.values()) for row in rows], left=2)
     if not part.measured:
@@ -152,9 +153,10 @@ def _other_runs(report: Report) -> list[str]:
     rows = [
         [
             *(f"`{line.cell.row}`", line.show("best"), line.show("last"), line.seeds, line.budget),
-            *(line.conditions.content, ", ".join(sorted({run.commit for run in line.measured.runs}))),
+            *(line.measured.conditions.content, ", ".join(sorted({run.commit for run in line.measured.runs}))),
         ]
         for line in report.others
+        if line.measured
     ]
     header = ["measured, of no published table", "best", "last", "seeds", "budget", "data", "commit"]
     return [markdown(header, rows, left=1)]
@@ -200,7 +202,7 @@ def _parameter_files(page: Page, sources: Sources) -> Rows:
     names = [cell.experiment for table in map(page.table, sources.tables) for cell in table.published_cells]
     rows: Rows = []
     for name in dict.fromkeys(name.partition(" ")[0] for name in names if name):
-        params = read_data(EXPERIMENTS / name / "params.json")
+        params = read_json_file(EXPERIMENTS / name / "params.json")
         networks = {"student": params["model_version"].removesuffix("_distill")}
         if params["teacher"] != "none":
             networks["teacher"] = params["teacher"]
@@ -237,7 +239,7 @@ def _json_files(paper: str) -> Callable[[Page, Sources], Rows]:
         rows = []
         for file in sorted((EXPERIMENTS / paper).glob("*.json")):
             if file.stem in {PINNED.get(method) for method in page.methods}:
-                rows.append((str(file.relative_to(REPOSITORY)), read_data(file)["hyperparameters"]))
+                rows.append((str(file.relative_to(REPOSITORY)), read_json_file(file)["hyperparameters"]))
         return rows
 
     return read
@@ -335,7 +337,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     changed = stale(Sources.read())

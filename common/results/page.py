@@ -7,12 +7,14 @@ import shlex
 from glob import escape as literal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 from common.errors import UserError
+from common.results.analysis import summarize
 from common.results.curves import COLORS, chart, sparkline
 from common.results.records import Curve, Record
-from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, REMARK, WITHIN, Line, Report
+from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, REMARK, WITHIN, CellResult, Report
 from common.results.reported import Cell
 
 DIRECTORY = Path(__file__).parent
@@ -28,7 +30,7 @@ def write_page(report: Report, file: Path) -> None:
     """
     temporary = file.with_name(f".{file.name}.tmp")
     try:
-        temporary.write_text(render_page(report, file.parent), encoding="utf-8")
+        temporary.write_text(render_page(report, file.parent), encoding="utf-8", errors="backslashreplace")
         temporary.replace(file)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror})") from error
@@ -41,36 +43,48 @@ def render_page(report: Report, directory: Path) -> str:
         report: what to show.
         directory: where the page will lie; links to runs are relative to it.
     """
+    return render_template(
+        "page.html",
+        report=report,
+        runs=_runs(report),
+        marks=MARKS,
+        curves_of=_curves,
+        analysis_of=lambda line: summarize(line.measured.runs),
+        link_to_file=lambda file: _link(file, directory),
+        chart_of=chart,
+        sparkline_of=sparkline,
+        figures_of=_figures,
+        command_of=_command,
+        plan_command=_plan_command,
+        kind_of=_kind,
+        link_to=lambda run: _link(run.directory, directory) + "/",
+    )
+
+
+def render_template(template: str, **content: Any) -> str:
+    """A template of this directory, with `content`, the common `style` and the number of `colors` of curves."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # the dry run works before it is installed
     from markupsafe import Markup
 
     environment = Environment(loader=FileSystemLoader(DIRECTORY), autoescape=True, undefined=StrictUndefined)
-    environment.globals |= {
-        "report": report,
-        "runs": _runs(report),
-        "marks": MARKS,
-        "style": Markup(STYLE.read_text(encoding="utf-8")),
-        "colors": COLORS,
-        "curves_of": _curves,
-        "chart_of": chart,
-        "sparkline_of": sparkline,
-        "figures_of": _figures,
-        "command_of": _command,
-        "plan_command": _plan_command,
-        "kind_of": _kind,
-        "link_to": lambda run: quote(os.path.relpath(run.directory.resolve(), directory.resolve())) + "/",
-    }
-    return environment.get_template("page.html").render()
+    # globals, which macros of other templates see as well
+    environment.globals |= {**content, "style": Markup(STYLE.read_text(encoding="utf-8")), "colors": COLORS}
+    return environment.get_template(template).render()
+
+
+def _link(path: Path, directory: Path) -> str:
+    """To a file, or directory, relative to the page's."""
+    return quote(os.fsencode(os.path.relpath(path.resolve(), directory.resolve())))
 
 
 def _runs(report: Report) -> list[Record]:
     """All finished runs, each once."""
     runs = {run.directory: run for part in report.budgets for run in part.runs}
-    runs |= {run.directory: run for line in report.others for run in line.measured.runs}
+    runs |= {run.directory: run for line in report.others if line.measured for run in line.measured.runs}
     return list(runs.values())
 
 
-def _curves(line: Line) -> dict[str, Curve]:
+def _curves(line: CellResult) -> dict[str, Curve]:
     runs = line.measured.runs if line.measured else ()
     return {f"seed {run.seed}": curve for run in runs if (curve := run.curve())}
 
@@ -86,15 +100,17 @@ def _command(run: Record) -> str:
 
 
 def _plan_command(cell: Cell) -> str:
-    return f"./run_all.sh --cells {shlex.quote(literal(cell.experiment))}"
+    return f"./run_all.sh --cells {shlex.quote(literal(cell.experiment or ''))}"
 
 
-def _kind(line: Line, column: str, text: str) -> str:
+def _kind(line: CellResult, column: str, text: str) -> str:
     """Class of a value."""
     if text == line.cell.missing:
         return "number wrap"
+    if line.unfinished and text == line.unfinished.status:
+        return "number broken"
     for figure, name in FIGURE_NAMES.items():
         gap = line.gap(figure) if column == f"{name} − published" else None
-        if gap and line.conditions.as_published and WITHIN not in text:
+        if gap and line.measured and line.measured.conditions.as_published and WITHIN not in text:
             return "number up" if gap > 0 else "number down"
     return "number"

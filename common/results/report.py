@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from common.results.records import Conditions, Mean, Measured, Record, measure_all
+from common.results.records import Conditions, Mean, Record, SeedSummary, Unfinished, measure_all
 from common.results.reported import PROTOCOLS, Cell, Table
 
 MARK = "†"  # data or budget are not the paper's
@@ -22,21 +22,27 @@ LARGEST = 5  # differences in the summary
 _FIGURES = {"best": ("best",), "last": ("last",), "best of validation": ("selected",), "unknown": ("best", "last")}
 FIGURE_NAMES = {"best": "best", "last": "last", "selected": "by validation"}
 
-Group = dict[tuple[str, str], Measured]  # (paper, experiment) -> figures, all under the same conditions
+Broken = dict[tuple[str, str], Unfinished]  # (paper, experiment) -> the newest run that did not come to its end
+Group = dict[tuple[str, str], SeedSummary]  # (paper, experiment) -> figures, all under the same conditions
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class CellResult:
     """A cell of a table, a control or a user's own experiment, with what was measured of it under one budget.
 
     Attributes:
-        measured, conditions: None where nothing was.
+        measured: None where nothing was.
+        unfinished: a run of it that did not come to its end, where nothing was measured.
     """
 
     paper: str
     cell: Cell
-    measured: Measured | None = None
-    conditions: Conditions | None = None
+    measured: SeedSummary | None = None
+    unfinished: Unfinished | None = None
+
+    @property
+    def conditions(self) -> Conditions | None:
+        return None if self.measured is None else self.measured.conditions
 
     @property
     def published(self) -> str:
@@ -56,28 +62,34 @@ class Line:
     def show(self, figure: str) -> str:
         """A measured figure, marked where data or budget are not the paper's."""
         mean = self.mean(figure)
-        if mean is None or self.conditions is None:
+        if mean is None or self.measured is None:
             return NONE
-        return _show(mean) + ("" if self.conditions.as_published else f" {MARK}")
+        return _show(mean) + ("" if self.measured.conditions.as_published else f" {MARK}")
 
     def gap(self, figure: str) -> float | None:
         """Measured minus published; None for a figure of another protocol, or on other data, where it means nothing."""
-        mean = self.mean(figure)
-        if mean is None or figure not in self.figures or not self.conditions.published_data:
+        mean, published = self.mean(figure), self.cell.published
+        if mean is None or self.measured is None or published is None or figure not in self.figures:
             return None
-        return mean.value - self.cell.published
+        return mean.value - published if self.measured.conditions.published_data else None
 
     def difference(self, figure: str) -> str:
         """The same as text, marked where it is no larger than the spread over seeds, here or as published."""
-        if (gap := self.gap(figure)) is None:
+        gap, mean = self.gap(figure), self.mean(figure)
+        if gap is None or mean is None:
             return NONE
-        return f"{gap:+.2f}" + (f" {WITHIN}" if _is_within(gap, self.mean(figure).std, self.cell.std) else "")
+        return f"{gap:+.2f}" + (f" {WITHIN}" if _is_within(gap, mean.std, self.cell.std) else "")
 
     @property
     def nearest(self) -> str | None:
         """The figure that comes nearest to the published one, of those that may be held against it."""
         gaps = {figure: abs(gap) for figure in self.figures if (gap := self.gap(figure)) is not None}
-        return min(gaps, key=gaps.get) if gaps else None
+        return min(gaps, key=gaps.__getitem__) if gaps else None
+
+    @property
+    def smallest_gap(self) -> float | None:
+        """The difference of that figure."""
+        return None if self.nearest is None else self.gap(self.nearest)
 
     @property
     def seeds(self) -> str:
@@ -85,23 +97,23 @@ class Line:
 
     @property
     def budget(self) -> str:
-        return NONE if self.measured is None else self.conditions.budget + _batch_sizes(self.measured.runs)
+        return NONE if self.measured is None else self.measured.conditions.budget + _batch_sizes(self.measured.runs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class BudgetTable:
     """A table under one budget.
 
     Attributes:
-        conditions: one for each data set; none where nothing was measured.
+        conditions: one for each dataset; none where nothing was measured.
         lines: one for each cell of the table.
     """
 
     conditions: tuple[Conditions, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[CellResult, ...]
 
     @property
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[SeedSummary]:
         return [line.measured for line in self.lines if line.measured is not None]
 
     @property
@@ -153,17 +165,17 @@ class Section:
     """A table with all that was measured of it; the budget nearest to the paper's comes first."""
 
     table: Table
-    parts: tuple[Part, ...]
+    parts: tuple[BudgetTable, ...]
 
     @property
     def is_measured(self) -> bool:
         return bool(self.parts[0].conditions)
 
-    def values(self, part: Part, line: Line) -> dict[str, str]:
+    def values(self, part: BudgetTable, line: CellResult) -> dict[str, str]:
         """The columns of a line and what it shows in them."""
         measured = {FIGURE_NAMES[figure]: line.show(figure) for figure in part.figures}
-        if line.measured is None and line.cell.missing:
-            measured[next(iter(measured))] = line.cell.missing
+        if line.measured is None and (words := line.cell.missing or (line.unfinished and line.unfinished.status)):
+            measured[next(iter(measured))] = words
         differences = {f"{FIGURE_NAMES[figure]} − published": line.difference(figure) for figure in part.compared}
         return {"published": line.published, **measured, **differences, "seeds": line.seeds}
 
@@ -191,12 +203,12 @@ class Section:
                 notes[cell.note].append(cell.row if self.table.single_column else f"{cell.row}, {cell.column}")
         return dict(notes)
 
-    def not_told_apart(self, part: Part) -> list[str]:
+    def not_told_apart(self, part: BudgetTable) -> list[str]:
         """What the table compares and seeds do not separate: a line for each figure and group of methods."""
         if self.table.compares not in ("rows", "columns"):
             return []
         method, setting = ("row", "column") if self.table.compares == "rows" else ("column", "row")
-        groups: dict[str, list[Line]] = defaultdict(list)
+        groups: dict[str, list[CellResult]] = defaultdict(list)
         for line in part.lines:
             if line.measured:
                 groups[getattr(line.cell, setting)].append(line)
@@ -235,7 +247,7 @@ class Section:
             for part in self.parts
             for line in part.lines
             if line.measured and line.cell.published is not None
-            if line.conditions.as_published or not as_published
+            if line.measured.conditions.as_published or not as_published
         }
         return len(found)
 
@@ -251,7 +263,7 @@ class Report:
     """
 
     sections: tuple[Section, ...]
-    others: tuple[Line, ...]
+    others: tuple[CellResult, ...]
     remarks: tuple[str, ...]
 
     @property
@@ -264,71 +276,84 @@ class Report:
         return sum(section.covered(as_published=as_published) for section in self.sections)
 
     @property
-    def budgets(self) -> list[Part]:
+    def budgets(self) -> list[BudgetTable]:
         """The data and budgets of all tables together, the nearest to the paper's first."""
-        together: dict[tuple[str, str], Part] = {}
+        together: dict[tuple[str, str], BudgetTable] = {}
         for part in (part for section in self.sections for part in section.parts):
             for conditions in part.conditions:
                 lines = tuple(line for line in part.lines if line.conditions == conditions)
                 key = conditions.content, conditions.budget
-                before = together.get(key, Part((), ()))
-                together[key] = Part((*dict.fromkeys((*before.conditions, conditions)),), before.lines + lines)
+                before = together.get(key, BudgetTable((), ()))
+                together[key] = BudgetTable((*dict.fromkeys((*before.conditions, conditions)),), before.lines + lines)
         return sorted(together.values(), key=lambda part: part.conditions[0].distance)
 
     @property
-    def largest(self) -> list[tuple[Table, Line]]:
+    def largest(self) -> list[tuple[Table, CellResult]]:
         """The largest differences among what was measured with the paper's data and budget."""
         lines = [
-            (section.table, line)
+            (abs(gap), section.table, line)
             for section in self.sections
             for part in section.parts
             for line in part.lines
-            if line.nearest is not None and line.conditions.as_published
+            if (gap := line.smallest_gap) is not None and line.measured and line.measured.conditions.as_published
         ]
-        return sorted(lines, key=lambda pair: -abs(pair[1].gap(pair[1].nearest)))[:LARGEST]
+        lines.sort(key=lambda found: -found[0])
+        return [(table, line) for _, table, line in lines[:LARGEST]]
 
 
-def make_report(tables: Iterable[Table], records: Iterable[Record], remarks: Iterable[str] = ()) -> Report:
-    """Sort finished runs into the published tables."""
+def make_report(
+    tables: Iterable[Table],
+    records: Iterable[Record],
+    remarks: Iterable[str] = (),
+    unfinished: Iterable[Unfinished] = (),
+) -> Report:
+    """Sort runs into the published tables."""
     tables, groups = list(tables), measure_all(records)
+    broken = {(run.paper, run.experiment): run for run in unfinished}
     others = [
-        Line(paper, Cell(experiment, "", None, experiment=experiment), measured=measured, conditions=conditions)
+        CellResult(paper, Cell(experiment, "", None, experiment=experiment), measured)
         for conditions, group in groups.items()
         for (paper, experiment), measured in sorted(group.items())
         if not any((paper, experiment) in _wanted(table, conditions) for table in tables)
     ]
-    return Report(tuple(_section(table, groups) for table in tables), tuple(others), tuple(remarks))
+    return Report(tuple(_section(table, groups, broken) for table in tables), tuple(others), tuple(remarks))
 
 
-def _section(table: Table, groups: dict[Conditions, Group]) -> Section:
-    """One part for each budget; runs on different data share it where the table has several data sets."""
+def _section(table: Table, groups: dict[Conditions, Group], broken: Broken) -> Section:
+    """One part for each budget; runs on different data share it where the table has several datasets."""
     parts: list[dict[Conditions, Group]] = []
     for conditions, group in groups.items():
         found = {key: group[key] for key in group.keys() & _wanted(table, conditions)}
         if not found:
             continue
         for part in parts:
-            if all(conditions.beside(other) and not found.keys() & part[other].keys() for other in part):
+            if all(conditions.is_comparable(other) and not found.keys() & part[other].keys() for other in part):
                 part[conditions] = found
                 break
         else:
             parts.append({conditions: found})
-    return Section(table, tuple(_part(table, part) for part in parts or [{}]))
+    return Section(table, tuple(_part(table, part, broken) for part in parts or [{}]))
 
 
 def _wanted(table: Table, conditions: Conditions) -> set[tuple[str, str]]:
-    """What a table shows of the runs under some conditions: nothing of those on other data sets than its own."""
+    """What a table shows of the runs under some conditions: nothing of those on other datasets than its own."""
     if not table.is_of(conditions.dataset):
         return set()
     return {(table.paper, cell.experiment) for cell in table.cells if cell.experiment}
 
 
-def _part(table: Table, groups: dict[Conditions, Group]) -> Part:
-    where = {key: (measured, conditions) for conditions, group in groups.items() for key, measured in group.items()}
-    return Part(
-        tuple(groups),
-        tuple(Line(table.paper, cell, *where.get((table.paper, cell.experiment), ())) for cell in table.cells),
-    )
+def _part(table: Table, groups: dict[Conditions, Group], broken: Broken) -> BudgetTable:
+    where = {key: measured for group in groups.values() for key, measured in group.items()}
+    budgets = {(conditions.epochs, conditions.batches) for conditions in groups}
+    lines = []
+    for cell in table.cells:
+        key = table.key_of(cell)
+        line = CellResult(table.paper, cell, where.get(key))
+        run = broken.get(key)
+        if run and line.measured is None and (not budgets or (run.epochs, run.batches) in budgets):
+            line = dataclasses.replace(line, unfinished=run)
+        lines.append(line)
+    return BudgetTable(tuple(groups), tuple(lines))
 
 
 def _is_within(difference: float, *stds: float | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
-from common.safe_json import read_json_text
+from common.safe_json import read_json_file
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -17,7 +17,7 @@ EXPERIMENTS = REPOSITORY / "experiments"
 PROTOCOLS = {
     "best": "the best epoch, chosen on the test set",
     "last": "the last epoch",
-    "best of validation": "the epoch that a validation part chose",
+    "best of validation": "the epoch that a validation split chose",
     "unknown": None,
 }
 
@@ -76,33 +76,23 @@ class Table:
     notes: tuple[str, ...]
     cells: tuple[Cell, ...]
 
+    def key_of(self, cell: Cell) -> tuple[str, str]:
+        """Paper and experiment of a cell, as runs have them; no run's where the cell has no experiment."""
+        return self.paper, cell.experiment or ""
+
     @property
     def single_column(self) -> bool:
         """Whether naming the column would add nothing."""
         return len({cell.column for cell in self.cells}) == 1
 
     def is_of(self, dataset: str) -> bool:
-        """Whether a data set (`cifar100`, `oxford-iiit`) is one of the table's ("CIFAR-100", "Oxford-IIIT Pet")."""
+        """Whether a dataset (`cifar100`, `oxford-iiit`) is one of the table's ("CIFAR-100", "Oxford-IIIT Pet")."""
         ours = [re.sub(r"\W", "", name).lower() for name in self.dataset.split(",")]
         return any(re.match(rf"{re.sub(r'[^a-z0-9]', '', dataset.lower())}(?!\d)", name) for name in ours)
 
     @property
     def published_cells(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.published is not None)
-
-
-def read_data(file: Path) -> Any:
-    """The content of one of the repository's own JSON files.
-
-    Raises:
-        UserError: absent, not JSON, or with a key that stands twice.
-    """
-    try:
-        return read_json_text(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from error
 
 
 def plan_files(experiments: Path = EXPERIMENTS) -> dict[str, Path]:
@@ -115,7 +105,7 @@ class _Plan:
     """What the plans of all papers say about the tables."""
 
     cells: dict[str, dict[str, list]] = dataclasses.field(default_factory=dict)
-    controls: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    controls: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     notes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     commands: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
@@ -123,7 +113,7 @@ class _Plan:
     def read(cls, experiments: Path) -> _Plan:
         """All files; a paper may have several."""
         plan = cls()
-        for content in map(read_data, plan_files(experiments).values()):
+        for content in map(read_json_file, plan_files(experiments).values()):
             paper = content["paper"]
             plan.cells |= content.get("cells", {})
             for table, controls in content.get("controls", {}).items():
@@ -142,7 +132,7 @@ def load_tables(experiments: Path = EXPERIMENTS) -> list[Table]:
         UserError: a file that cannot be read, or a plan whose cells are not those of the table.
     """
     plan = _Plan.read(experiments)
-    reported = read_data(experiments / "reported.json")["tables"]
+    reported = read_json_file(experiments / "reported.json")["tables"]
     if surplus := (plan.cells.keys() | plan.controls.keys() | plan.notes.keys()) - {table["id"] for table in reported}:
         raise UserError(f"{experiments / 'plan'}: no published table '{min(surplus)}' in reported.json")
     return [_table(content, plan) for content in reported]

@@ -31,13 +31,13 @@ class _BatchNormFunction(torch.autograd.Function):
         N, C, H, W = x.shape
         M = N * H * W
         rows = grad.permute(0, 2, 3, 1).reshape(M, C)
-        centred = x.permute(0, 2, 3, 1).reshape(M, C) - mean
+        centered = x.permute(0, 2, 3, 1).reshape(M, C) - mean
         ones = rows.new_ones(M)
         grad_bias = rows.t().mv(ones)
-        grad_weight = (centred * rows).t().mv(ones) * invstd
+        grad_weight = (centered * rows).t().mv(ones) * invstd
         scale = weight * invstd
-        # dx = scale * (grad - mean(grad) - (x - mean) * invstd * mean(grad * normalised x))
-        grad_x = torch.addcmul(-scale * grad_bias / M, centred, -scale * invstd * grad_weight / M)
+        # dx = scale * (grad - mean(grad) - (x - mean) * invstd * mean(grad * normalized x))
+        grad_x = torch.addcmul(-scale * grad_bias / M, centered, -scale * invstd * grad_weight / M)
         grad_x.addcmul_(rows, scale)
         return grad_x.view(N, H, W, C).permute(0, 3, 1, 2), grad_weight, grad_bias, None, None
 
@@ -55,7 +55,7 @@ class ChannelsLastBatchNorm2d(nn.BatchNorm2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.compiler.is_compiling()
         )
-        if not applies:
+        if self.num_batches_tracked is None or not applies:
             return super().forward(x)
         self.num_batches_tracked.add_(1)
         return _BatchNormFunction.apply(x, self.weight, self.bias, self, self.momentum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -17,8 +18,33 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError, is_damage
+from common.errors import TrainingError, UserError, is_damage
 from common.training.saved_state import nonfinite_names
+
+WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")  # keys under which files keep a network's weights
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFiles:
+    """Where a run keeps its checkpoints, under its paper's published names.
+
+    Attributes:
+        last: after every epoch; what `--resume` reads.
+        best: at the best test accuracy so far, the latest of equals; None where the script keeps the best itself.
+        snapshots: file that keeps the student's weights -> number of finished epochs when it is written.
+        weights_key, optimizer_key, accuracy_key: what the published files call the student's weights, the optimizer's
+            state and the best accuracy so far; without the last it is kept under a name of ours alone.
+        constants: what the published files hold besides.
+    """
+
+    last: Path
+    best: Path | None
+    snapshots: dict[Path, int] = dataclasses.field(default_factory=dict)
+    weights_key: str = "state_dict"
+    optimizer_key: str = "optim_dict"
+    accuracy_key: str | None = None
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -28,6 +54,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
     Raises:
         UserError: it cannot be written.
+        TrainingError: there is no room for it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -36,7 +63,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); what was there before is untouched") from error
+        kind = TrainingError if error.errno in NO_ROOM else UserError
+        raise kind(f"cannot write {path} ({error.strerror}); what was there before is untouched") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -63,7 +91,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused anyway
-            _verify_checksums(file, path)
+            verify_checksums(file, path)
             content = torch.load(file, map_location=device, weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from error
@@ -72,7 +100,8 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
             raise
         if isinstance(error, pickle.UnpicklingError) and (named := re.search(r"GLOBAL (\S+)", str(error))):
             raise UserError(
-                f"{path} is not opened: it asks to run code while loading ({named[1]}); {_conversion(named[1], path)}"
+                f"{path} is not opened: it asks to run code while loading ({named[1]}); convert it with "
+                f"`python -m common.convert_checkpoint {path} {path.stem}_plain.pth`, which runs nothing from it"
             ) from error
         raise UserError(f"{path} is truncated or not a checkpoint") from error
     if not isinstance(content, Mapping):
@@ -80,7 +109,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     return dict(content)
 
 
-def _verify_checksums(file: BinaryIO, path: Path) -> None:
+def verify_checksums(file: BinaryIO, path: Path) -> None:
     """Compare each record of an archive with its CRC-32, which PyTorch writes and does not look at; rewinds `file`.
 
     Raises:
@@ -103,35 +132,25 @@ def _verify_checksums(file: BinaryIO, path: Path) -> None:
     file.seek(0)
 
 
-def _conversion(named: str, path: Path) -> str:
-    """How to get at the weights of a checkpoint that the safe loader refuses because of `named`."""
-    if named != "argparse.Namespace":
-        return "convert it where you trust it, to a file of tensors only"
-    # a Namespace only holds values; the safe loader may be told so
-    return (
-        'convert it to a file of weights alone with `python -c "import argparse, torch; '
-        "torch.serialization.add_safe_globals([argparse.Namespace]); "
-        f"torch.save({{'model': torch.load('{path}', map_location='cpu', weights_only=True)['model']}}, "
-        f"'{path.stem}_weights.pth')\"`, which runs nothing from it"
-    )
-
-
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, in any of the published wrappings.
+    """The weights in a checkpoint, in any of the wrappings that published files and common tools have.
 
-    They are `{"state_dict": ...}`, `{"model": ...}` or bare; a `module.` that data parallelism put before each name
-    is dropped.
+    They are bare, or under one of `WRAPPINGS`, maybe within each other. What data parallelism (`module.`),
+    `torch.compile` (`_orig_mod.`) and Lightning (`model.`, before all) put into their names is dropped.
 
     Raises:
         UserError: no weights in it.
     """
-    weights = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping)), content)
+    weights = content
+    for _ in WRAPPINGS:  # not for ever: a file may hold itself
+        weights = next((weights[key] for key in WRAPPINGS if isinstance(weights.get(key), Mapping)), weights)
     if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(content)[:5]))})")
-    plain = {key.removeprefix("module."): value for key, value in weights.items()}
+    plain = {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in weights.items()}
     if len(plain) < len(weights):
         raise UserError(f"{path} holds some weights twice, with and without 'module.' before their names")
-    return plain
+    of_lightning = all(key.startswith("model.") for key in plain)
+    return {key.removeprefix("model."): value for key, value in plain.items()} if of_lightning else plain
 
 
 def load_weights(model: nn.Module, path: Path | str, name: str) -> dict[str, Any]:
@@ -161,6 +180,7 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path, n
         UserError: what does not fit.
     """
     own = model.state_dict()
+    _require_dense(weights, own, path, name)
     # PyTorch before 0.4.1 did not count batches; such files are complete all the same
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
     if not counters.keys() & weights.keys():
@@ -181,19 +201,27 @@ def apply_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path, n
     model.load_state_dict(_converted(weights, own, path, name))
 
 
-def _converted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
-    """Weights in the dtypes of `own`: published files may hold other precisions, but no other kinds of numbers.
-
-    Raises:
-        UserError: tensors that are not dense, numbers of another kind, not finite, or a variance below zero.
+def _require_dense(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Raises:
+    UserError: tensors that are not dense, or numbers of another kind.
     """
-    for key, value in weights.items():
+    for key in weights.keys() & own.keys():
+        value = weights[key]
         kinds = [(t.is_floating_point(), t.is_complex(), t.dtype == torch.bool) for t in (value, own[key])]
-        if value.layout != torch.strided or value.is_meta or value.is_quantized or kinds[0] != kinds[1]:
+        odd = value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested
+        if odd or kinds[0] != kinds[1]:
             raise UserError(
                 f"{path} does not fit {name}: '{key}' is a tensor of {value.dtype}, {value.layout}, on {value.device}, "
                 f"where plain {own[key].dtype} is needed"
             )
+
+
+def _converted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
+    """Weights in the dtypes of `own`: published files may hold other precisions, but no other kinds of numbers.
+
+    Raises:
+        UserError: numbers that are not finite, or a variance below zero.
+    """
     converted = {key: value.to(own[key].dtype) for key, value in weights.items()}
     bad = nonfinite_names(converted) - nonfinite_names(own)
     bad |= {k for k, v in converted.items() if k.endswith("running_var") and bool((v < 0).any())}

@@ -31,7 +31,7 @@ def use_fused(optimizer: torch.optim.Optimizer) -> None:
     """Let `optimizer` update all parameters by one kernel.
 
     On a GPU that saves launches; on a CPU it saves less than a hundredth of a step and costs the equality of bits with
-    the optimiser as published, so it is left as it is there.
+    the optimizer as published, so it is left as it is there.
     """
     if type(optimizer) not in FUSED:
         return
@@ -67,7 +67,7 @@ def use_fused_loss_scaling(optimizer: torch.optim.Optimizer) -> None:
     """
     if type(optimizer) not in FUSED:
         return
-    optimizer._step_supports_amp_scaling = True
+    optimizer._step_supports_amp_scaling = True  # pyright: ignore[reportAttributeAccessIssue]  # torch looks it up by name
     for group in optimizer.param_groups:
         if group.get("momentum"):
             # the fused kernel leaves a first momentum as it finds it where the first step is skipped; 0 m + g is g

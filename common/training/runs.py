@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
-import fcntl
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from common.checkout import git
 from common.command_line import REPOSITORY
-from common.errors import UserError
+from common.errors import TrainingError, UserError
 from common.hardware import cpu_name
-from common.safe_json import read_json_text
-from common.training.checkpoints import write_atomically
+from common.locks import LOCK, take_lock
+from common.run_record import METRICS, NAME, SET_ASIDE, Computing, RunRecord, Segment, read_record
+from common.training.checkpoints import CheckpointFiles, write_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, readable by people."""
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
-
-    Raises:
-        UserError: absent, not JSON, or with a key that stands twice.
-    """
-    try:
-        return read_json_text(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-
-
-def is_done(path: Path) -> bool:
-    """Whether the run in directory `path` came to its end."""
-    try:
-        return read_json(path / "run.json")["status"] == "done"
-    except (UserError, KeyError, TypeError):
-        return False
 
 
 def _script() -> str:
@@ -58,50 +40,97 @@ def _script() -> str:
     return "/".join(inside) or script.name
 
 
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+    """Where a run writes.
+
+    Attributes:
+        directory: holds `run.json` and `metrics.jsonl`.
+        checkpoints: the network's, under its paper's published names.
+        events: directory of TensorBoard events.
+        log: receives the lines for people.
+        others: what the run writes besides, or everything that belongs to it where other runs share `directory`.
+        shared: whether they do.
+    """
+
+    directory: Path
+    checkpoints: CheckpointFiles
+    events: Path
+    log: Path
+    others: tuple[Path, ...] = ()
+    shared: bool = False
+
+    def existing(self) -> list[Path]:
+        """What an earlier run has left in these places."""
+        last, best, snapshots = self.checkpoints.last, self.checkpoints.best, self.checkpoints.snapshots
+        files = [self.directory / NAME, self.directory / METRICS, last, best, *snapshots, *self.others]
+        found = [path for path in files if path is not None and path.is_file()]
+        found += [self.events] if self.events.is_dir() and self.events != self.directory else []
+        if not self.shared and self.directory.is_dir():
+            found += [path for path in self.directory.iterdir() if path.name not in (LOCK, SET_ASIDE)]
+        return list(dict.fromkeys(found))
+
+
 class RunDirectory:
     """The files of one run. Only the main process of a distributed run has one.
 
     Args:
-        path: directory of the run; made when absent.
-        record: what `run.json` says about the run from the start (paper, settings, data, budget ...).
-        events: directory of TensorBoard events.
-        log_file: receives the lines of `log`.
+        files: where they are; the directory is made when absent.
+        record: what `run.json` says about the run from the start.
+        before: the record that this start has found there, by which it has decided how to go on.
+        runtime: what this start's segment says about how it computes.
         history: what `metrics.jsonl` begins with: the epochs that the run goes on from.
+        segments: of the starts that computed them.
+        set_aside: move away what an earlier run left.
 
     Raises:
         UserError: the directory cannot be written, or another run is using it.
     """
 
     def __init__(
-        self, path: Path, record: dict[str, Any], *, events: Path, log_file: Path, history: Sequence[dict] = ()
+        self,
+        files: RunFiles,
+        record: RunRecord,
+        runtime: Computing,
+        *,
+        before: RunRecord | None = None,
+        history: Sequence[dict] = (),
+        segments: Sequence[Segment] = (),
+        set_aside: bool = False,
     ) -> None:
-        self.path = path
-        self.metrics_file = path / "metrics.jsonl"
+        self.path = path = files.directory
+        self.metrics_file = path / METRICS
+        self.set_aside: Path | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "w")  # noqa: SIM115 - held as long as the run lives
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._log_file = open(log_file, "a", buffering=1)  # noqa: SIM115
+            self._lock = take_lock(path / LOCK)  # held as long as the run lives
+            if read_record(path) != before:
+                raise UserError(f"another run has written to {path} while this one began: start it again")
+            if set_aside:
+                self.set_aside = _set_aside(files)
+            self._log_file = open(files.log, "a", buffering=1)  # noqa: SIM115
         except BlockingIOError as error:
             raise UserError(f"another run is writing to {path}; wait for it or give another directory") from error
         except OSError as error:
             raise UserError(f"cannot write to {error.filename or path} ({error.strerror})") from error
-        self.record = {
-            **record,
-            "command": [_script(), *sys.argv[1:]],
-            "directory": os.getcwd(),
-            **_provenance(),
-            "status": "running",
-            "started": _now(),
-        }
+        now = _now()
+        self.segment = Segment(len(history), 0, now, **_provenance(), runtime=runtime)
+        self.record = dataclasses.replace(
+            record,
+            command=[_script(), *sys.argv[1:]],
+            directory=os.getcwd(),
+            started=segments[0].started if segments else now,
+            epochs_done=len(history),
+            segments=[*segments, self.segment],
+        )
         self._save()
         lines = "".join(json.dumps(line) + "\n" for line in history)
         write_atomically(self.metrics_file, lambda temporary: temporary.write_text(lines))
-        self._events_directory, self._first_epoch = events, len(history)
+        self._events_directory, self._first_epoch = files.events, len(history)
         self._events = None
 
     def _save(self) -> None:
-        write_json(self.path / "run.json", self.record)
+        write_json(self.path / NAME, self.record.to_json())
 
     def log(self, message: str) -> None:
         """One line for people: to the terminal, above the progress bar, and to the log file."""
@@ -111,28 +140,79 @@ class RunDirectory:
 
     def log_epoch(self, line: dict[str, Any]) -> None:
         """Append one epoch (`line["epoch"]` counts from 0) to `metrics.jsonl` and TensorBoard."""
+        with open(self.metrics_file, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.log_scalars({key: value for key, value in line.items() if key != "epoch"}, line["epoch"])
+
+    def log_scalars(self, scalars: Mapping[str, Any], epoch: int) -> None:
+        """Numbers for TensorBoard; what is none is left out."""
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+            threading.excepthook = _report_thread
             self._events = SummaryWriter(str(self._events_directory), purge_step=self._first_epoch)
-        with open(self.metrics_file, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        for key, value in line.items():
-            if key != "epoch" and isinstance(value, int | float):
-                self._events.add_scalar(key, value, line["epoch"])
+        for key, value in scalars.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(key, value, epoch)
 
-    def update(self, **fields: Any) -> None:
-        """Change the record on disk."""
-        self.record.update(fields)
+    def update(self, *, execution: dict[str, Any] | None = None, **fields: Any) -> None:
+        """Change the record on disk.
+
+        Args:
+            execution: how this segment's steps and evaluation really run.
+            fields: of the record.
+        """
+        for name, value in fields.items():
+            setattr(self.record, name, value)
+        self.segment.epochs = self.record.epochs_done - self.segment.first_epoch
+        self.segment.execution = execution or self.segment.execution
         self._save()
 
+    @contextlib.contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Within it, what fails or is stopped is written down, and the directory let go."""
+        try:
+            yield
+        except BaseException as error:
+            self.close("stopped" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error) or None)
+            raise
+
     def close(self, status: str, **fields: Any) -> None:
-        """Write the last state of the record (`done`, `failed` or `stopped`) and let the directory go."""
-        self.update(status=status, finished=_now(), **fields)
-        if self._events is not None:
-            self._events.close()
-        self._log_file.close()
-        self._lock.close()
+        """Write the last state of the record (`done`, `failed` or `stopped`) and let the directory go.
+
+        Where a run failed, nothing here takes the place of its error: on a full disk, nothing can be written any more.
+        """
+        with contextlib.ExitStack() as stack:
+            if status != "done":
+                stack.enter_context(contextlib.suppress(OSError, UserError, TrainingError))
+            stack.callback(self._lock.close)
+            stack.callback(self._close_log)
+            self.update(status=status, finished=_now(), **fields)
+
+    def _close_log(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._events is not None:
+                self._events.close()
+        with contextlib.suppress(OSError):
+            self._log_file.close()
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """What failed in a thread, but for TensorBoard's, whose errors come up again where it is written to."""
+    if type(failure.thread).__module__.partition(".")[0] != "tensorboard":
+        threading.__excepthook__(failure)
+
+
+def _set_aside(files: RunFiles) -> Path | None:
+    """Move what an earlier run has left to a directory of its own below its directory; None where it left nothing."""
+    if not (existing := files.existing()):
+        return None
+    place = files.directory / SET_ASIDE / datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
+    place.mkdir(parents=True)
+    # the record goes last: where this is interrupted, what is left is still known as that run's
+    for path in sorted(existing, key=lambda path: path.name == NAME):
+        os.replace(path, place / path.name)
+    return place
 
 
 def _now() -> str:
@@ -140,7 +220,7 @@ def _now() -> str:
 
 
 def _provenance() -> dict[str, Any]:
-    """Code, software and hardware that a run stands on."""
+    """Code, software and hardware that a segment stands on."""
     cuda = torch.cuda.is_available()
     return {
         "commit": _commit(),
@@ -156,9 +236,8 @@ def _provenance() -> dict[str, Any]:
 
 def _commit() -> str:
     """Commit of the code, with `-dirty` where files differ from it; "unknown" in neither a checkout nor an archive."""
-    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return git(REPOSITORY, "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*").strip()
     except (OSError, subprocess.SubprocessError):
         return _archived_commit(REPOSITORY / ".git_archival.txt")
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import os
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from common.command_line import natural, positive
-from common.errors import UserError
+from common.command_line import byte_count, positive_int, seed_number
+from common.errors import UserError, is_out_of_memory
+from common.run_record import Computing
 
+MEETING = datetime.timedelta(minutes=10)  # processes wait so long for each other, at the start and in a reduction
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # flags that mean nothing where one network is evaluated once
-TRAINING_ONLY = ("--compile", "--no-graphs", "--seed", "--resume", "--limit-train-batches")
+TRAINING_ONLY = (
+    *("--compile", "--no-graphs", "--seed", "--resume", "--overwrite", "--limit-train-batches", "--stop-after"),
+    *("--teacher-cache", "--teacher-cache-limit"),
+)
 
 
 def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
@@ -36,7 +43,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
             default = options.get("default", False if "action" in options else None)
             parser.set_defaults(**{flag.removeprefix("--").replace("-", "_"): default})
 
-    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 ...")
+    add("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps ...")
     add("--amp", choices=list(AMP_DTYPES), default="off", help="mixed precision; off computes in float32 as published")
     add(
         "--tf32",
@@ -55,11 +62,31 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
         action="store_true",
         help="on a GPU, do not capture steps and evaluation as CUDA graphs: slower, and takes less memory",
     )
-    add("--seed", type=natural, default=0, help="of initial weights, order, augmentation and dropout")
+    add("--seed", type=seed_number, default=0, help="of initial weights, order, augmentation and dropout")
     add("--resume", action="store_true", help="go on with the run in this directory if there is one")
-    add("--limit-train-batches", type=positive, metavar="N", help="at most N training batches an epoch")
-    add("--limit-eval-batches", type=positive, metavar="N", help="at most N batches an evaluation")
-    add("--num-threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    add(
+        "--stop-after",
+        type=positive_int,
+        metavar="N",
+        help="stop when N epochs are done, those of earlier starts included; --resume goes on",
+    )
+    add("--overwrite", action="store_true", help="set aside another run, or a finished one, that is in its directory")
+    add("--limit-train-batches", type=positive_int, metavar="N", help="at most N training batches per epoch")
+    add(
+        "--teacher-cache",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="remember teachers' logits: auto where that changes no bit, on also where bits differ, which is measured "
+        "and said",
+    )
+    add(
+        "--teacher-cache-limit",
+        type=byte_count,
+        metavar="SIZE",
+        help="keep no file of teachers' logits that may grow beyond this: 4G (default: a quarter of the free disk)",
+    )
+    add("--limit-eval-batches", type=positive_int, metavar="N", help="at most N batches an evaluation")
+    add("--num-threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +102,9 @@ class Runtime:
         graphs: CUDA graphs, where the device has them.
         seed: of everything random.
         rank, world_size: this process among those of a distributed run (torchrun), else 0 and 1.
+        stop_after: epochs after which to stop and leave the rest to another start; None trains to the end.
+        teacher_cache: whether teachers' logits are remembered: "auto", "on" or "off".
+        teacher_cache_limit: bytes of the largest file of them; None leaves that to the free disk.
     """
 
     device: torch.device
@@ -86,6 +116,9 @@ class Runtime:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    stop_after: int | None = None
+    teacher_cache: str = "auto"
+    teacher_cache_limit: int | None = None
 
     @property
     def is_main(self) -> bool:
@@ -115,7 +148,7 @@ class Runtime:
         """
         return {"tf32": True} if self.tf32 else {}
 
-    def settings(self) -> dict:
+    def settings(self) -> Computing:
         """What a run's record says about how it was computed."""
         return {
             "device": self.device.type,
@@ -124,6 +157,7 @@ class Runtime:
             "plain": self.plain,
             "tf32": self.tf32,
             "graphs": self.graphs,
+            "teacher_cache": self.teacher_cache,
             "world_size": self.world_size,
         }
 
@@ -135,8 +169,8 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
     Raises:
         UserError: a device that is not there, or a precision that it cannot compute in.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = resolve_device(args.device, int(os.environ.get("LOCAL_RANK", 0)) if world_size > 1 else None)
+    rank, world_size, local_rank = _place_among_processes()
+    device = resolve_device(args.device, local_rank if world_size > 1 else None)
     if args.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use --amp bf16 or --amp off on a CPU")
     if args.plain and args.compile:
@@ -152,7 +186,7 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
     if world_size > 1:
         wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
         nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
-        dist.init_process_group("nccl" if nccl else "gloo", device_id=device if nccl else None)
+        _meet("nccl" if nccl else "gloo", device if nccl else None)
     torch.manual_seed(args.seed)
     try:
         yield Runtime(
@@ -165,10 +199,51 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
             seed=args.seed,
             rank=rank,
             world_size=world_size,
+            stop_after=args.stop_after,
+            teacher_cache=args.teacher_cache,
+            teacher_cache_limit=args.teacher_cache_limit,
         )
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def _place_among_processes() -> tuple[int, int, int]:
+    """Rank, number of ranks, and rank on this machine, by the variables that torchrun sets.
+
+    Raises:
+        UserError: variables that are no numbers, contradict each other, or are there in part.
+    """
+    advice = "torchrun sets them, one process alone needs none of them"
+    given = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in os.environ}
+    if bad := [f"{name}={value[:40]}" for name, value in given.items() if not re.fullmatch("[0-9]{1,6}", value)]:
+        raise UserError(f"the environment has {bad[0]}, which is no number from 0: {advice}")
+    numbers = {name: int(value) for name, value in given.items()}
+    if ("RANK" in numbers) != ("WORLD_SIZE" in numbers):
+        raise UserError(f"the environment has {' and '.join(given)} of RANK and WORLD_SIZE: {advice}")
+    rank, world_size = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", 1)
+    if not rank < world_size:
+        raise UserError(f"the environment has RANK={rank} of WORLD_SIZE={world_size}, but ranks count from 0: {advice}")
+    if world_size > 1 and (missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(n)]):
+        raise UserError(f"the environment has WORLD_SIZE={world_size} without {missing[0]}: {advice}")
+    return rank, world_size, numbers.get("LOCAL_RANK", 0)
+
+
+def _meet(backend: str, device: torch.device | None) -> None:
+    """Join the process group.
+
+    Raises:
+        UserError: the processes do not find each other.
+    """
+    try:
+        dist.init_process_group(backend, device_id=device, timeout=MEETING)
+    except (ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the {os.environ['WORLD_SIZE']} processes do not meet at {place} ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def use_tf32(wanted: bool) -> None:
@@ -187,11 +262,11 @@ def _has_tf32(device: torch.device) -> bool:
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device of this process; `local_rank` chooses among several GPUs."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"  # Apple's GPUs only on demand: they have no double
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: no such kind of device; try cpu or cuda") from error
+        raise UserError(f"--device {name}: no such kind of device; try cpu, cuda or mps") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"--device {name}: PyTorch sees no GPU here; use --device cpu")
@@ -199,13 +274,15 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
         if index >= torch.cuda.device_count():
             raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
         return torch.device("cuda", index)
-    if device.type != "cpu":
-        raise UserError(f"--device {name} is not supported; use cpu or cuda")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: PyTorch sees no GPU of Apple's here; use --device cpu")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"--device {name} is not supported; use cpu, cuda or mps")
     return device
 
 
 def reduce_sum(tensor: torch.Tensor, runtime: Runtime) -> torch.Tensor:
-    """Sum over all processes, in place; the tensor itself when there is one process."""
+    """Sum over all ranks, in place; the tensor itself when there is one process."""
     if runtime.distributed:
         dist.all_reduce(tensor)
     return tensor

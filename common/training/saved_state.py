@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def require_weights(found: Any, expected: Mapping[str, Any], name: str) -> None:
     require_finite(found, name, except_for=nonfinite_names(expected))
 
 
-def require_finite(state: Any, name: str, except_for: set[str] = frozenset()) -> None:
+def require_finite(state: Any, name: str, except_for: Set[str] = frozenset()) -> None:
     """Raises:
     MismatchError: a tensor or number in `state` is not finite.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 Schedule = Callable[[int, int, int], float]
-"""(epoch from 0, iteration from 0, iterations an epoch) -> learning rate."""
+"""(epoch from 0, iteration from 0, iterations per epoch) -> learning rate."""
 
 
-def step_decay(base_lr: float, milestones: Sequence[int], gamma: float, warmup_epochs: float = 0.0) -> Schedule:
+def step_decay(base_lr: float, milestones: Sequence[float], gamma: float, warmup_epochs: float = 0.0) -> Schedule:
     """Linear warm-up within epoch 0, then `base_lr * gamma ** (milestones reached)`.
 
     Args:

@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+
 from ._base import Distiller
 from ._common import match_size
 
@@ -24,7 +26,7 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
         feats_student, feats_teacher: maps [N, C, H, W], paired from the front and pooled to the smaller of both.
     """
     pairs = [match_size(f_s, f_t) for f_s, f_t in zip(feats_student, feats_teacher, strict=False)]
-    return sum((attention(f_s, p) - attention(f_t, p)).pow(2).mean() for f_s, f_t in pairs)
+    return add_up((attention(f_s, p) - attention(f_t, p)).pow(2).mean() for f_s, f_t in pairs)
 
 
 class AT(Distiller):

@@ -17,10 +17,10 @@ EPSILON = 1e-7
 def nce_loss(scores: Tensor, num_data: int) -> Tensor:
     """Noise-contrastive estimation (eq. 15 to 18): -(log h(positive) + sum log (1 - h(negative))), a sample.
 
-    h = x / (x + m / M), m negatives, M = `num_data` samples in the data set.
+    h = x / (x + m / M), m negatives, M = `num_data` samples in the dataset.
 
     Args:
-        scores: x, normalised, the positive first, [N, 1 + m].
+        scores: x, normalized, the positive first, [N, 1 + m].
     """
     noise = (scores.shape[1] - 1) / num_data
     positive, negatives = scores[:, 0], scores[:, 1:]
@@ -51,6 +51,10 @@ class ContrastMemory(nn.Module):
         momentum: of the memories.
     """
 
+    params: Tensor
+    memory_v1: Tensor
+    memory_v2: Tensor
+
     def __init__(self, dim: int, num_data: int, k: int, temperature: float, momentum: float) -> None:
         super().__init__()
         self.temperature, self.momentum, self.num_data = temperature, momentum, num_data
@@ -65,7 +69,7 @@ class ContrastMemory(nn.Module):
 
         Args:
             v1, v2: embeddings of student and teacher, [N, dim].
-            index: of the samples in the data set, [N].
+            index: of the samples in the dataset, [N].
             contrastive_index: of what each is compared with, itself first, [N, 1 + K].
 
         Returns:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ._base import Distiller
 
 
-def target_and_rest(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def binary_and_nontarget_log_probs(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The two parts into which DKD splits a softened distribution.
 
     Args:
@@ -45,8 +45,8 @@ def decoupled_kl(
     Returns:
         [N] and [N].
     """
-    log_b, log_p = target_and_rest(logits_student, target, temperature)
-    log_b_t, log_p_t = target_and_rest(logits_teacher, target, temperature)
+    log_b, log_p = binary_and_nontarget_log_probs(logits_student, target, temperature)
+    log_b_t, log_p_t = binary_and_nontarget_log_probs(logits_teacher, target, temperature)
     tckd = F.kl_div(log_b, log_b_t, reduction="none", log_target=True).sum(1)
     nckd = F.kl_div(log_p, log_p_t, reduction="none", log_target=True).sum(1)
     return temperature**2 * tckd, temperature**2 * nckd

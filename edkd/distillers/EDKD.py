@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 
 from ._base import Distiller
-from .DKD import decoupled_kl, target_and_rest, warmup_factor
+from .DKD import binary_and_nontarget_log_probs, decoupled_kl, warmup_factor
 
 FORMS = ("code", "per_sample", "config")
 
@@ -25,7 +25,7 @@ def dynamic_beta(logits_teacher: Tensor, target: Tensor, temperature: float) -> 
     Returns:
         [N].
     """
-    log_b, _ = target_and_rest(logits_teacher, target, temperature)
+    log_b, _ = binary_and_nontarget_log_probs(logits_teacher, target, temperature)
     return 8.0 * (log_b.amax(dim=1).exp() - 1.0).exp()
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+
 from ._base import Distiller
 
 SPARE = 3  # the student shows so many more vectors than the teacher, to choose from
@@ -71,7 +73,7 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
         feats_student, feats_teacher: maps [N, C, H, W], paired from the front, of equal width.
         k: singular vectors a stage.
     """
-    total, before = 0.0, None
+    differences, before = [], None
     for f_s, f_t in zip(feats_student, feats_teacher, strict=False):
         s_t, v_t = singular_vectors(f_t, k)
         _, v_s = singular_vectors(f_s, k + SPARE)
@@ -82,9 +84,9 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
                 for v, v_before in zip((v_s, v_t), before, strict=True)
             )
             difference = (rbf_s - rbf_t.detach()).pow(2)
-            total = total + torch.where(difference.isfinite(), difference, torch.zeros_like(difference)).sum()
+            differences.append(torch.where(difference.isfinite(), difference, torch.zeros_like(difference)).sum())
         before = v_s, v_t
-    return total / len(feats_student[0])
+    return add_up(differences) / len(feats_student[0])
 
 
 class KDSVD(Distiller):

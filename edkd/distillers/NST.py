@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+
 from ._base import Distiller
 from ._common import match_size
 
@@ -23,16 +25,16 @@ def kernel_mean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def nst_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over stages of the squared maximum mean discrepancy between both sets of normalised channels (eq. 4).
+    """Sum over stages of the squared maximum mean discrepancy between both sets of normalized channels (eq. 4).
 
     Args:
         feats_student, feats_teacher: maps [N, C, H, W], paired from the front and pooled to the smaller of both.
     """
-    total = 0.0
+    terms = []
     for f_s, f_t in zip(feats_student, feats_teacher, strict=False):
         s, t = (F.normalize(f.flatten(2), dim=2) for f in match_size(f_s, f_t))
-        total = total + kernel_mean(t, t).detach() + kernel_mean(s, s) - 2 * kernel_mean(s, t)
-    return total
+        terms += [kernel_mean(t, t).detach(), kernel_mean(s, s), -2 * kernel_mean(s, t)]
+    return add_up(terms)
 
 
 class NST(Distiller):

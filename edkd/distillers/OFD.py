@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+from common.models import Network
 from common.models.initialization import init_convs_by_fan_out
 
 from ._base import Distiller
@@ -62,7 +64,7 @@ class Connectors(nn.Module):
 class OFD(Distiller):
     """Cross-entropy and `partial_l2` on the stages before activation, each stage counting half of the next.
 
-    In the published code the teacher is in training mode, so that its features are normalised by batch statistics;
+    In the published code the teacher is in training mode, so that its features are normalized by batch statistics;
     `OFD.TEACHER_IN_TRAIN_MODE False` evaluates it.
     """
 
@@ -70,7 +72,7 @@ class OFD(Distiller):
     channels_last = True
     epoch_dependent_until = 0
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, cfg: Any) -> None:
+    def __init__(self, student: Network, teacher: Network, cfg: Any) -> None:
         super().__init__(student, teacher)
         self.ce_loss_weight = cfg.OFD.LOSS.CE_WEIGHT
         self.feat_loss_weight = cfg.OFD.LOSS.FEAT_WEIGHT
@@ -99,12 +101,12 @@ class OFD(Distiller):
     def forward_train(self, image: Tensor, target: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         logits_student, feature_student = self.student(image)
         _, feature_teacher = self.teacher(image)
-        loss, last = 0.0, self.stages - 1
+        losses, last = [], self.stages - 1
         feats = (feature["preact_feats"][-self.stages :] for feature in (feature_student, feature_teacher))
         for i, (f_s, f_t) in enumerate(zip(*feats, strict=True)):
             f_s = self.connectors.connectors[i](f_s)
-            loss = loss + partial_l2(f_s, f_t, getattr(self, f"margin{i + 1}")) / 2 ** (last - i)
+            losses.append(partial_l2(f_s, f_t, getattr(self, f"margin{i + 1}")) / 2 ** (last - i))
         return logits_student, {
             "loss_ce": self.ce_loss_weight * F.cross_entropy(logits_student, target),
-            "loss_kd": self.feat_loss_weight * loss,
+            "loss_kd": self.feat_loss_weight * add_up(losses),
         }

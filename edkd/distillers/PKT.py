@@ -12,7 +12,7 @@ from ._base import Distiller
 EPSILON = 1e-7
 
 
-def neighbour_probabilities(embeddings: Tensor) -> Tensor:
+def neighbor_probabilities(embeddings: Tensor) -> Tensor:
     """p_ij = K(x_i, x_j) / sum_j K(x_i, x_j) with the cosine kernel K = (cos + 1) / 2: [N, D] -> [N, N] (eq. 5)."""
     unit = embeddings / (embeddings.norm(dim=1, keepdim=True) + EPSILON)
     kernel = (unit @ unit.T + 1.0) / 2.0
@@ -25,7 +25,7 @@ def pkt_loss(f_s: Tensor, f_t: Tensor) -> Tensor:
     Args:
         f_s, f_t: embeddings, [N, D] and [N, E].
     """
-    p_s, p_t = neighbour_probabilities(f_s), neighbour_probabilities(f_t)
+    p_s, p_t = neighbor_probabilities(f_s), neighbor_probabilities(f_t)
     return (p_t * ((p_t + EPSILON) / (p_s + EPSILON)).log()).mean()
 
 

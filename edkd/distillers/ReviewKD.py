@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+
 from ._base import Distiller
 from .DKD import warmup_factor
 
@@ -23,7 +25,7 @@ def hcl_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
     Args:
         feats_student, feats_teacher: maps [N, C, H, W] of pairwise equal shapes.
     """
-    total = 0.0
+    losses = []
     for f_s, f_t in zip(feats_student, feats_teacher, strict=True):
         loss, weights, weight = F.mse_loss(f_s, f_t), 1.0, 1.0
         for level in PYRAMID:
@@ -31,8 +33,8 @@ def hcl_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
                 weight /= 2.0
                 pooled_s, pooled_t = (F.adaptive_avg_pool2d(f, level) for f in (f_s, f_t))
                 loss, weights = loss + weight * F.mse_loss(pooled_s, pooled_t), weights + weight
-        total = total + loss / weights
-    return total
+        losses.append(loss / weights)
+    return add_up(losses)
 
 
 class ABF(nn.Module):
@@ -45,12 +47,12 @@ class ABF(nn.Module):
 
     def __init__(self, in_channel: int, mid_channel: int, out_channel: int, fuse: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(in_channel, mid_channel, 1, bias=False), nn.BatchNorm2d(mid_channel))
-        self.conv2 = nn.Sequential(
-            nn.Conv2d(mid_channel, out_channel, 3, padding=1, bias=False), nn.BatchNorm2d(out_channel)
-        )
+        narrow = nn.Conv2d(in_channel, mid_channel, 1, bias=False)
+        widen = nn.Conv2d(mid_channel, out_channel, 3, padding=1, bias=False)
+        self.conv1 = nn.Sequential(narrow, nn.BatchNorm2d(mid_channel))
+        self.conv2 = nn.Sequential(widen, nn.BatchNorm2d(out_channel))
         self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channel, 2, 1), nn.Sigmoid()) if fuse else None
-        for conv in (self.conv1[0], self.conv2[0]):
+        for conv in (narrow, widen):
             nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, shape: int, out_shape: int) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ class ABF(nn.Module):
             stage fuses, [N, mid_channel, out_shape, out_shape].
         """
         x = self.conv1(x)
-        if self.att_conv is not None:
+        if self.att_conv is not None and deeper is not None:
             deeper = F.interpolate(deeper, (shape, shape), mode="nearest")
             weights = self.att_conv(torch.cat([x, deeper], dim=1))
             x = x * weights[:, 0:1] + deeper * weights[:, 1:2]

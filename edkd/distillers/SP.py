@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.losses import add_up
+
 from ._base import Distiller
 
 
@@ -24,7 +26,7 @@ def sp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) ->
         feats_student, feats_teacher: maps [N, C, H, W]; their sizes need not agree.
     """
     pairs = zip(feats_student, feats_teacher, strict=True)
-    return sum((similarity(f_t) - similarity(f_s)).pow(2).mean() for f_s, f_t in pairs)
+    return add_up((similarity(f_t) - similarity(f_s)).pow(2).mean() for f_s, f_t in pairs)
 
 
 class SP(Distiller):

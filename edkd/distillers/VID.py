@@ -50,7 +50,7 @@ def make_regressor(channels_s: int, channels_t: int) -> nn.Sequential:
 class VID(Distiller):
     """Cross-entropy and the sum of `vid_loss` over all stages but the stem.
 
-    The published code keeps its log-scales where no optimiser finds them; `VID.LEARN_SCALES` trains them.
+    The published code keeps its log-scales where no optimizer finds them; `VID.LEARN_SCALES` trains them.
     """
 
     graph_capturable = True

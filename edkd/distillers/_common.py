@@ -15,16 +15,16 @@ def match_size(f_s: Tensor, f_t: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the larger of two maps [N, C, H, W] to the height of the smaller, which stays as it is."""
     height_s, height_t = f_s.shape[2], f_t.shape[2]
     if height_s > height_t:
-        return F.adaptive_avg_pool2d(f_s, f_t.shape[2:]), f_t
+        return F.adaptive_avg_pool2d(f_s, (height_t, f_t.shape[3])), f_t
     if height_s < height_t:
-        return f_s, F.adaptive_avg_pool2d(f_t, f_s.shape[2:])
+        return f_s, F.adaptive_avg_pool2d(f_t, (height_s, f_s.shape[3]))
     return f_s, f_t
 
 
 def get_feat_shapes(
     student: nn.Module, teacher: nn.Module, input_size: Sequence[int], in_train_mode: bool = True
 ) -> tuple[list[torch.Size], list[torch.Size]]:
-    """Shapes of both networks' `feats`, learnt by sending one random image through them.
+    """Shapes of both networks' `feats`, learned by sending one random image through them.
 
     Args:
         student, teacher: as distillers see them.

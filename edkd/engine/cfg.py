@@ -20,7 +20,8 @@ CFG.EXPERIMENT.NAME = ""  # directory of the run; empty: TAG
 CFG.EXPERIMENT.TAG = "default"
 
 CFG.DATASET = CN()
-CFG.DATASET.TYPE = "cifar100"  # or tiny_imagenet, imagenet
+CFG.DATASET.TYPE = "cifar100"  # or tiny_imagenet, imagenet, or an image folder of one's own (train/, val/ or test/)
+CFG.DATASET.IMAGE_SIZE = 32  # of one's own images, which get the networks for that size: 32, 64 or 224
 CFG.DATASET.NUM_WORKERS = 2  # processes that decode ImageNet; the other sets live on the training device
 CFG.DATASET.TEST = CN()
 CFG.DATASET.TEST.BATCH_SIZE = 64

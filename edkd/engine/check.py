@@ -19,17 +19,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.data import Batches
+from common.data import DeviceLoader
 from common.errors import is_out_of_memory
+from common.losses import add_up
 from common.models import Network
-from common.training.engine import CheckpointFiles, Trainer
+from common.own_code import is_foreign, shorter
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
+from common.training.training_step import Optimization
 from edkd.distillers._base import StudentView, TeacherView
-from edkd.engine.explain import shorter
 from edkd.engine.method import Distillation, build_method, forked_random_state, make_distiller, make_method
 from edkd.engine.node import Node
-from edkd.engine.registry import distiller_class
+from edkd.engine.registry import distiller_class, promise
 from edkd.engine.signatures import keywords_of
 from edkd.engine.solver import make_optimizer
 
@@ -72,7 +75,7 @@ class Setting(NamedTuple):
     cfg: Node
     student: Network
     teachers: list[Network]
-    batches: Batches
+    batches: DeviceLoader
     runtime: Runtime
     steps: int
 
@@ -118,7 +121,7 @@ def _source(kind: type[nn.Module]) -> str:
 
 def _keys(kind: type[nn.Module], cfg: Node) -> Iterator[Finding]:
     read = sorted(set(re.findall(r"\bcfg((?:\.[A-Z][A-Z0-9_]*)+)", _source(kind))))
-    declared = dict(cfg.items())
+    declared = dict(cfg.leaves())
     groups = {key.rpartition(".")[0] for key in declared}
     names = [name.lstrip(".") for name in read]
     missing = [name for name in names if name not in declared and name not in groups]
@@ -206,13 +209,10 @@ def _trainer(setting: Setting, *, plain: bool, channels_last: bool | None = None
     place = Path(tempfile.gettempdir())
     return Trainer(
         method,
-        lambda parameters: make_optimizer(cfg, parameters),
-        step_decay(cfg.SOLVER.LR, (), 1.0),
-        setting.steps,
-        train=setting.batches,
-        test=setting.batches,
-        runtime=Runtime(runtime.device, plain=plain, seed=runtime.seed),
-        files=CheckpointFiles(place / "unused", None),  # nothing is saved
+        Optimization(lambda p: make_optimizer(cfg, p), step_decay(cfg.SOLVER.LR, (), 1.0), setting.steps),
+        Loaders(setting.batches, setting.batches),
+        Runtime(runtime.device, plain=plain, seed=runtime.seed),
+        CheckpointFiles(place / "unused", None),  # nothing is saved
         settings={},
     )
 
@@ -231,7 +231,7 @@ def _compared(subject: str, plain: list[float], other: list[float]) -> Finding:
 
 
 def _channels_last(setting: Setting, plain: list[float]) -> Finding:
-    if getattr(distiller_class(setting.cfg.DISTILLER.TYPE), "channels_last", False):
+    if promise(distiller_class(setting.cfg.DISTILLER.TYPE), "channels_last"):
         return Finding("layout", None, "`channels_last = True` in the class: features may be channels-last in memory")
     try:
         found = _compared("layout", plain, _train(setting, plain=False, channels_last=True))
@@ -259,19 +259,13 @@ class _Waits(TorchDispatchMode):
         devices = {leaf.device.type for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor) and leaf.dim()}
         if function in WAITS_FOR_THE_HOST or len(devices) > 1:
             ours = [
-                f for f in traceback.extract_stack() if "/edkd/distillers/" in f.filename or _is_foreign(f.filename)
+                f
+                for f in traceback.extract_stack()
+                if "/edkd/distillers/" in f.filename or is_foreign(Path(f.filename))
             ]
             place = f"{shorter(ours[-1].filename)}:{ours[-1].lineno}" if ours else str(function)
             self.places[place] = None
         return result
-
-
-def _is_foreign(file: str) -> bool:
-    """Whether a file is neither of this repository nor of a library."""
-    from common.command_line import REPOSITORY
-
-    outside = not Path(file).resolve().is_relative_to(REPOSITORY)
-    return outside and "site-packages" not in file and "/lib/python" not in file and file.endswith(".py")
 
 
 def _capture(setting: Setting) -> Finding:
@@ -282,9 +276,10 @@ def _capture(setting: Setting) -> Finding:
     before = _host_state(method)
     with _Waits() as waits:
         step = method(*batch.inputs[:3], 0, *batch.inputs[3:])
-        sum(step.losses.values()).backward()
+        add_up(step.losses.values()).backward()
     changed = [name for name, value in _host_state(method).items() if before.get(name) != value]
-    declared = "`graph_capturable = True` is in the class" if trainer.method.distiller.graph_capturable else None
+    is_declared = promise(method.get_submodule("distiller"), "graph_capturable")
+    declared = "`graph_capturable = True` is in the class" if is_declared else None
     if waits.places:
         reason = f"waits for the host, or takes values from it, at {', '.join(list(waits.places)[:3])}"
     elif changed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from common.command_line import REPOSITORY, find_path, is_inside, nearest
+from common.command_line import LARGEST_COUNT, LARGEST_NUMBER, REPOSITORY, is_inside, nearest, resolve_path, shortened
 from common.data import Dataset
 from common.errors import UserError
 from edkd.distillers._base import Vanilla
@@ -15,10 +16,10 @@ from edkd.engine.contrast import MODES
 from edkd.engine.experiment import PAIRED, PAPER
 from edkd.engine.node import Node, read_file
 from edkd.engine.registry import distiller_class
-from edkd.engine.teachers import TeacherFile
 
 TRAINERS = ("base", "crd", "dot", "crd_dot", *PAIRED)
-LARGEST_COUNT = 10**6  # of epochs, samples of a batch: more is a slip
+DECLARED = dict(CFG.leaves())  # the keys of this repository; what people's own methods read is theirs to bound
+TEMPERATURE_KEYS = ("TEMPERATURE", "T", "TAU")  # of a distiller's section
 WARMUPS = ("WARMUP", "WARMUP_EPOCHS")
 # keys that say where a run goes and how much of it there is, not what is trained; a record's settings have them
 PLACE_AND_BUDGET = (
@@ -44,15 +45,8 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     Raises:
         UserError: no such file, unknown keys, wrong types, values that cannot be.
     """
-    content, where = {}, ""
-    if args.cfg:
-        path = find_path(args.cfg, PAPER)
-        if not path.is_file():
-            root = REPOSITORY / PAPER
-            listed = f"find {root / 'configs'} -name '*.yaml'"
-            hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
-            raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
-        content, where = read_file(path), f"{path}: "
+    path = configuration_file(args)
+    content, where = (read_file(path), f"{path}: ") if path else ({}, "")
     _load_named_file(content, args.opts)
     cfg = CFG.clone()
     cfg.merge_from_mapping(content, where)
@@ -63,6 +57,23 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
         shorten(cfg, args.epochs)
     cfg.freeze()
     return cfg, published
+
+
+def configuration_file(args: argparse.Namespace) -> Path | None:
+    """The file of `--cfg`; None where none is given.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not args.cfg:
+        return None
+    path = resolve_path(args.cfg, PAPER)
+    if not path.is_file():
+        root = REPOSITORY / PAPER
+        listed = f"find {root / 'configs'} -name '*.yaml'"
+        hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
+        raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
+    return path
 
 
 def _load_named_file(content: dict[str, Any], opts: list[str]) -> None:
@@ -101,7 +112,7 @@ def check(cfg: Node) -> None:
     Raises:
         UserError: names the key, the value, and what it must be.
     """
-    values = dict(cfg.items())
+    values = dict(cfg.leaves())
 
     def require(holds: bool, key: str, wanted: str) -> None:
         if not holds:
@@ -109,6 +120,7 @@ def check(cfg: Node) -> None:
 
     for key in REQUIRED:
         require(values[key] is not None, key, "given")
+    require(all(stage >= 0 for stage in cfg.SOLVER.LR_DECAY_STAGES), "SOLVER.LR_DECAY_STAGES", "at least 0")
     require(is_inside(cfg.EXPERIMENT.PROJECT), "EXPERIMENT.PROJECT", "the name of a directory below LOG.PREFIX")
     for key in ("EXPERIMENT.NAME", "EXPERIMENT.TAG"):
         name = values[key] or ""
@@ -132,6 +144,11 @@ def check(cfg: Node) -> None:
         require(possible, "SOLVER.DOT.DELTA", f"at most {momentum} and below {1 - momentum:.4g} (SOLVER.MOMENTUM)")
         if is_vanilla:
             raise UserError("SOLVER.TRAINER dot weighs a task against a distillation loss: DISTILLER.TYPE NONE has one")
+    for key, value in values.items():
+        if key in DECLARED:
+            largest = LARGEST_NUMBER if isinstance(DECLARED[key], float) else LARGEST_COUNT
+            numbers = [n for n in (value if isinstance(value, list | tuple) else [value]) if isinstance(n, int | float)]
+            require(all(abs(n) <= largest for n in numbers), key, f"at most {largest:g}")  # NaN is not
     if kind == "CRD" and not trainer.startswith("crd"):
         raise UserError(
             f"DISTILLER.TYPE CRD needs SOLVER.TRAINER crd or crd_dot, not {trainer}: they draw its negatives"
@@ -152,7 +169,7 @@ def output_directory(args: argparse.Namespace, cfg: Node) -> Path:
     words += [f"epochs:{args.epochs}"] if args.epochs is not None else []
     words += [f"seed:{args.seed}"] if args.seed else []
     name = (cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG) + ",".join(words)
-    return Path(cfg.LOG.PREFIX, cfg.EXPERIMENT.PROJECT, name.replace("/", "_"))
+    return Path(os.path.expanduser(cfg.LOG.PREFIX), cfg.EXPERIMENT.PROJECT, shortened(name.replace("/", "_")))
 
 
 def experiment_name(args: argparse.Namespace) -> str:
@@ -167,18 +184,17 @@ def experiment_name(args: argparse.Namespace) -> str:
     return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
 
 
-def settings_of(args: argparse.Namespace, cfg: Node, data: Dataset, teachers: list[TeacherFile]) -> dict[str, Any]:
-    """Everything that makes two runs the same."""
-    defaults = dict(CFG.items())
+def run_config(args: argparse.Namespace, cfg: Node, data: Dataset) -> dict[str, Any]:
+    """Everything that makes two runs the same, but the teachers."""
+    defaults = dict(CFG.leaves())
     always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{section_name(cfg)}.")
     never = ("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DISTILLER.TEACHER_CKPT")
     return {
         **{
             key: value
-            for key, value in cfg.items()
+            for key, value in cfg.leaves()
             if not key.startswith(never) and (key.startswith(always) or value != defaults[key])
         },
-        "teacher": "+".join(teacher.digest() for teacher in teachers) or None,
         "data": data.fingerprint,
         "seed": args.seed,
         "amp": args.amp,

@@ -26,6 +26,11 @@ class ContrastSampler(nn.Module):
         UserError: one class only, which has no negatives.
     """
 
+    targets: Tensor
+    by_class: Tensor
+    counts: Tensor
+    begins: Tensor
+
     def __init__(self, targets: Tensor, negatives: int, mode: str) -> None:
         super().__init__()
         if not (targets != targets[0]).any():

@@ -25,8 +25,29 @@ def cuda_calls(args: argparse.Namespace, runtime: Runtime) -> contextlib.Abstrac
     return CudaAsCpu() if args.cuda_as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext()
 
 
+# of `torch.cuda`: what asks for a GPU, and what the answer is where the CPU takes its place
+STAND_INS = {
+    "synchronize": lambda device=None: None,
+    "set_device": lambda device: None,
+    "current_device": lambda: "cpu",
+    "device": lambda device: contextlib.nullcontext(),
+    **{f"{kind}Tensor": getattr(torch, f"{kind}Tensor") for kind in ("Float", "Double", "Half", "Long", "Int", "Bool")},
+}
+
+
 class CudaAsCpu(TorchFunctionMode):
-    """Within it `Tensor.cuda` leaves a tensor where it is, and "cuda" as the name of a device means the CPU."""
+    """Within it `Tensor.cuda` leaves a tensor where it is, "cuda" as the name of a device means the CPU, and so on."""
+
+    def __enter__(self) -> CudaAsCpu:
+        self.replaced = {name: getattr(torch.cuda, name) for name in STAND_INS}
+        for name, stand_in in STAND_INS.items():
+            setattr(torch.cuda, name, stand_in)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for name, own in self.replaced.items():
+            setattr(torch.cuda, name, own)
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.Tensor.cuda:

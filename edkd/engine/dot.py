@@ -1,5 +1,8 @@
 """DOT: "DOT: A Distillation-Oriented Trainer" (Zhao, Cui, Song, Liang, ICCV 2023)."""
 
+# `torch._foreach_*`, from which PyTorch builds its own optimizers, are not exported by its stubs
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -18,7 +21,7 @@ class DOT(torch.optim.Optimizer):
     The distillation's gradients are handed over by `take_distillation_gradients`; `step` finds the task's in place.
 
     Args:
-        params: to optimise.
+        params: to optimize.
         lr: learning rate.
         momentum, momentum_kd: m_task and m_kd.
         weight_decay: w; it comes with the task's gradient. A parameter that the task does not reach is decayed too,
@@ -47,7 +50,7 @@ class DOT(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises:
-        ValueError: state that is not of this optimizer, which would begin anew instead.
+        ValueError: state that is not of this optimizer, which would start again instead.
         """
         if any(not set(state) <= {"task", "kd"} for state in state_dict["state"].values()):
             raise ValueError("not the state of DOT")
@@ -99,7 +102,7 @@ def _decayed(gradients: dict[Tensor, Tensor], params: list[Tensor], decay: float
     return list(decayed)
 
 
-def _descend(params: list[Tensor], velocities: list[Tensor], lr: float) -> None:
+def _descend(params: list[Tensor], velocities: list[Tensor] | tuple[Tensor, ...], lr: float) -> None:
     """p -= lr v."""
     if params:
         torch._foreach_sub_(params, velocities, alpha=lr)

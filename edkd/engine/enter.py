@@ -8,11 +8,12 @@ from typing import Any
 
 import yaml
 
-from common.command_line import REPOSITORY, find_path
+from common.command_line import REPOSITORY, resolve_path
 from common.errors import UserError
-from common.results.reported import EXPERIMENTS, read_data
+from common.own_code import shorter
+from common.results.reported import EXPERIMENTS
+from common.safe_json import read_json_file
 from edkd.engine.experiment import PAPER
-from edkd.engine.explain import shorter
 from edkd.engine.node import read_file
 
 CONFIGS = REPOSITORY / PAPER / "configs" / "cifar100"
@@ -51,7 +52,7 @@ def enter(source: str, pair: str, own_file: Path | None) -> list[str]:
     """
     name, file = short_name(source), source.rpartition(":")[0]
     if file:
-        source = f"{find_path(file, PAPER).resolve()}:{source.rpartition(':')[2]}"
+        source = f"{resolve_path(file, PAPER).resolve()}:{source.rpartition(':')[2]}"
     content = configuration(source, pair, own_file)
     experiment = f"cifar100/{name}/{pair}"
     cfg, plan = CONFIGS / name / f"{pair}.yaml", EXPERIMENTS / "plan" / f"{name}_{pair}.json"
@@ -77,12 +78,16 @@ def _plan_entry(experiment: str, name: str, teacher: str, student: str) -> dict[
     """A row in every table that has the pair; `edkd/dkd-original`, which has all of them, shows KD, DKD and EDKD."""
     column = f"{teacher} / {student}"
     row = {"row": name, "column": column, "experiment": experiment, "why": "added by tools/check_distiller.py --enter"}
-    tables = read_data(EXPERIMENTS / "reported.json")["tables"]
-    needs = [f"cifar100/vanilla DISTILLER.STUDENT {teacher}"]
+    tables = read_json_file(EXPERIMENTS / "reported.json")["tables"]
+    depends_on = [f"cifar100/vanilla DISTILLER.STUDENT {teacher}"]
     return {
         "paper": PAPER,
         "runs": [
-            {"experiment": experiment, "command": f"tools/train.py --cfg configs/{experiment}.yaml", "needs": needs}
+            {
+                "experiment": experiment,
+                "command": f"tools/train.py --cfg configs/{experiment}.yaml",
+                "depends_on": depends_on,
+            }
         ],
         "controls": {t["id"]: [row] for t in tables if t["paper"] == PAPER and column in t["columns"]},
     }

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
-from common.command_line import find_path, nearest
-from common.data import Augmentation, Batches, Dataset, ImageArrays, Normalization, RandAugment, load_dataset
-from common.data.flags import cut_validation, require_images
-from common.data.large_images import ImageFiles, LargeImageBatches, load_imagenet
+from common.command_line import nearest, resolve_path
+from common.data import (
+    Augmentation,
+    Dataset,
+    DeviceLoader,
+    ImageArrays,
+    RandAugment,
+    image_folder,
+    load_dataset,
+    normalizations,
+)
+from common.data.flags import check_nonempty, require_asked_for, split_validation
+from common.data.image_files import ImageFileLoader, ImageFiles, load_image_files, load_imagenet
 from common.errors import UserError
 from common.models import Network, create_model, list_models
 from common.training.runtime import Runtime
@@ -16,17 +27,10 @@ from edkd.engine.node import Node
 
 PAPER = "edkd"
 
-CIFAR100 = (
-    Normalization(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
-    Augmentation(padding=4, flip=True),
-)
-TINY_IMAGENET = (
-    Normalization(mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)),
-    Augmentation(flip=True, rotation=20),
-)
-IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CIFAR100 = (normalizations.CIFAR100, Augmentation(padding=4, flip=True))
+TINY_IMAGENET = (normalizations.TINY_IMAGENET, Augmentation(flip=True, rotation=20))
 # sets that live on the training device; ImageNet is decoded by worker processes
-PREPARATION = {"cifar100": CIFAR100, "tiny_imagenet": TINY_IMAGENET}
+TRANSFORMS = {"cifar100": CIFAR100, "tiny_imagenet": TINY_IMAGENET}
 # DATASET.TYPE -> prefix of its networks in the registry
 PREFIXES = {"cifar100": "", "tiny_imagenet": "tinyimagenet_", "imagenet": "imagenet_"}
 # SOLVER.TRAINER: those that hand out a weak and a strong view of each image, under the names that forks have for them
@@ -34,14 +38,32 @@ PAIRED = ("ours", "aug", "base_aug", "crd_aug")
 INPUT_SIZES = {"cifar100": 32, "tiny_imagenet": 64, "imagenet": 224}
 
 
-def model_names(dataset: str) -> list[str]:
-    """Published names of a data set's networks.
+def treated_as(dataset: str, image_size: int) -> str:
+    """The published dataset whose networks, statistics and augmentation a dataset gets: itself, or that of its size.
+
+    Args:
+        dataset: `DATASET.TYPE`.
+        image_size: `DATASET.IMAGE_SIZE`, for image folders of one's own.
 
     Raises:
-        UserError: unknown data set.
+        UserError: a size for which there are no networks.
+    """
+    if dataset in INPUT_SIZES:
+        return dataset
+    by_size = {size: name for name, size in INPUT_SIZES.items()}
+    if image_size not in by_size:
+        raise UserError(f"DATASET.IMAGE_SIZE is {image_size}: there are networks for {', '.join(map(str, by_size))}")
+    return by_size[image_size]
+
+
+def model_names(dataset: str) -> list[str]:
+    """Published names of a dataset's networks.
+
+    Raises:
+        UserError: unknown dataset.
     """
     if dataset not in PREFIXES:
-        raise UserError(f"unknown data set '{dataset}': one of {', '.join(PREFIXES)}")
+        raise UserError(f"unknown dataset '{dataset}': one of {', '.join(PREFIXES)}")
     prefix = PREFIXES[dataset]
     names = list_models("mdistiller")
     if prefix:
@@ -69,7 +91,7 @@ def require_network(name: str, dataset: str, key: str) -> None:
 
 
 def build_network(name: str, dataset: str, num_classes: int, key: str) -> Network:
-    """A network of the mdistiller family for a data set.
+    """A network of the mdistiller family for a dataset.
 
     Args:
         name, dataset, key: as `require_network` takes them.
@@ -82,18 +104,29 @@ def build_network(name: str, dataset: str, num_classes: int, key: str) -> Networ
     return create_model(PREFIXES[dataset] + name, num_classes, family="mdistiller")
 
 
-def load_data(args: argparse.Namespace, dataset: str) -> Dataset:
-    """A data set of this framework, below `--data-dir`.
+def load_data(args: argparse.Namespace, dataset: str, image_size: int = INPUT_SIZES["cifar100"]) -> Dataset:
+    """A dataset of this framework, or an image folder of one's own, below `--data-dir` or where its path says.
 
     Raises:
         UserError: unknown name, absent or damaged files.
     """
+    root = resolve_path(args.data_dir, PAPER)
     if dataset not in PREFIXES:
-        raise UserError(f"unknown data set '{dataset}': one of {', '.join(PREFIXES)}")
-    root = find_path(args.data_dir, PAPER)
+        place = next((p for p in (root / dataset, resolve_path(dataset, PAPER)) if (p / "train").is_dir()), None)
+        if place is None:
+            raise UserError(
+                f"unknown dataset '{dataset}': one of {', '.join(PREFIXES)}, or an image folder with train/<class>/ "
+                "and val/<class>/, by its path or its name below --data-dir"
+            )
+        place, skip = Path(os.path.abspath(place)), args.skip_bad_images
+        if treated_as(dataset, image_size) == "imagenet":
+            return load_image_files(place.name, place.parent, skip_bad=skip)
+        return image_folder.load(place.name, place.parent, image_size, skip_bad=skip)
     if dataset == "imagenet":
-        return load_imagenet(root)
-    return load_dataset(dataset, root, download=not args.no_download)
+        data = load_imagenet(root, skip_bad=args.skip_bad_images)
+    else:
+        data = load_dataset(dataset, root, download=not args.no_download, skip_bad=args.skip_bad_images)
+    return require_asked_for(data, args.data_dir, PAPER)
 
 
 def evaluation_batches(
@@ -104,7 +137,7 @@ def evaluation_batches(
     *,
     batch_size: int,
     workers: int,
-) -> Batches | LargeImageBatches:
+) -> DeviceLoader | ImageFileLoader:
     """Batches for evaluation.
 
     Args:
@@ -112,43 +145,43 @@ def evaluation_batches(
         dataset: `DATASET.TYPE`.
         images: the part to evaluate on.
         runtime: where.
-        batch_size: images a batch.
+        batch_size: images per batch.
         workers: processes that decode large images.
     """
     where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": args.limit_eval_batches}
-    if dataset == "imagenet":
-        return LargeImageBatches(images, batch_size, IMAGENET, runtime.device, workers=workers, **where)
-    normalization, _ = PREPARATION[dataset]
-    return Batches(images, batch_size, normalization, runtime.device, **where)
+    if isinstance(images, ImageFiles):
+        return ImageFileLoader(images, batch_size, normalizations.IMAGENET, runtime.device, workers=workers, **where)
+    normalization, _ = TRANSFORMS[dataset]
+    return DeviceLoader(images, batch_size, normalization, runtime.device, **where)
 
 
 def training_batches(
     args: argparse.Namespace, cfg: Node, images: ImageArrays | ImageFiles, runtime: Runtime
-) -> Batches | LargeImageBatches:
+) -> DeviceLoader | ImageFileLoader:
     """Shuffled, augmented batches."""
-    size, dataset = cfg.SOLVER.BATCH_SIZE, cfg.DATASET.TYPE
+    size, dataset = cfg.SOLVER.BATCH_SIZE, treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
     where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": args.limit_train_batches}
-    if dataset == "imagenet":
+    if isinstance(images, ImageFiles):
         if cfg.SOLVER.TRAINER in PAIRED:
-            raise UserError(f"SOLVER.TRAINER {cfg.SOLVER.TRAINER} needs a data set in memory, which ImageNet is not")
+            raise UserError(f"SOLVER.TRAINER {cfg.SOLVER.TRAINER} needs a dataset in memory, which ImageNet is not")
         workers = cfg.DATASET.NUM_WORKERS
         options = {"train": True, "workers": workers, "seed": args.seed}
-        return LargeImageBatches(images, size, IMAGENET, runtime.device, **options, **where)
-    normalization, augmentation = PREPARATION[dataset]
+        return ImageFileLoader(images, size, normalizations.IMAGENET, runtime.device, **options, **where)
+    normalization, augmentation = TRANSFORMS[dataset]
     strong = RandAugment() if cfg.SOLVER.TRAINER in PAIRED else None
     options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "strong": strong}
-    return Batches(images, size, normalization, runtime.device, **options, **where)
+    return DeviceLoader(images, size, normalization, runtime.device, **options, **where)
 
 
 def make_batches(args: argparse.Namespace, cfg: Node, data: Dataset, runtime: Runtime) -> dict[str, Any]:
-    """Batches of the training, test and (with --val-fraction) validation part."""
-    train, validation = cut_validation(data.train, args.val_fraction)
+    """Batches of the training, test and (with --val-fraction) validation split."""
+    train, validation = split_validation(data.train, args.val_fraction)
+    dataset = treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
     options = {"batch_size": cfg.DATASET.TEST.BATCH_SIZE, "workers": cfg.DATASET.NUM_WORKERS}
-    batches = {
-        "train": training_batches(args, cfg, train, runtime),
-        "test": evaluation_batches(args, cfg.DATASET.TYPE, data.test, runtime, **options),
-    }
+    batches = {"train": training_batches(args, cfg, train, runtime)}
+    if not data.is_test_withheld:
+        batches["test"] = evaluation_batches(args, dataset, data.test, runtime, **options)
     if validation is not None:
-        batches["validation"] = evaluation_batches(args, cfg.DATASET.TYPE, validation, runtime, **options)
-    require_images(batches)
+        batches["validation"] = evaluation_batches(args, dataset, validation, runtime, **options)
+    check_nonempty(batches)
     return batches

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import traceback
-from pathlib import Path
 
 import torch
 
-from common.command_line import REPOSITORY
-from common.errors import UserError
 from common.models import Network
+from common.own_code import OwnCodeError, in_words, place_of
 from edkd.distillers import OURS
 from edkd.engine.cuda_as_cpu import CUDA_SWITCH
-from edkd.engine.node import UndeclaredKeyError
+from edkd.engine.node import Node, UndeclaredKeyError
+from edkd.engine.registry import distiller_class
 
 # what PyTorch says where widths, heights or numbers of stages differ
 SHAPES = re.compile(
     r"size|shape|channel|dimension|broadcast|mat1|out of (range|bounds)|no regression from", re.IGNORECASE
 )
 NO_GPU = re.compile(r"CUDA|NVIDIA|cuda")
-LONGEST = 400  # characters of a message
 
 
-class DistillerError(UserError):
-    """A distiller that cannot be trained as it is configured.
-
-    Attributes:
-        details: the traceback, for a log; None where a configuration does not fit a distiller of this repository.
-    """
-
-    def __init__(self, message: str, details: str | None) -> None:
-        super().__init__(message)
-        self.details = details
+def pair_of(cfg: Node) -> str:
+    """Teacher and student of a run, for messages."""
+    names = cfg.DISTILLER.TEACHER
+    return f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
 
 
-def explain(error: Exception, kind: type, name: str, pair: str) -> DistillerError:
+def explain_in_training(error: Exception, cfg: Node) -> OwnCodeError | None:
+    """The same of what was raised in training; None for distillers of this repository, which have been tried."""
+    name = cfg.DISTILLER.TYPE
+    kind = distiller_class(name)
+    return None if kind in OURS else explain(error, kind, name, pair_of(cfg))
+
+
+def explain(error: Exception, kind: type, name: str, pair: str) -> OwnCodeError:
     """The error for people.
 
     Args:
@@ -45,7 +43,7 @@ def explain(error: Exception, kind: type, name: str, pair: str) -> DistillerErro
         name: `DISTILLER.TYPE`.
         pair: names of teacher and student.
     """
-    what = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST]} ({place_of(error, kind)})"
+    what = f"{in_words(error)} ({place_of(error, kind)})"
     if not torch.cuda.is_available() and NO_GPU.search(str(error)) and not isinstance(error, UndeclaredKeyError):
         message = f"{name} insists on a GPU, and there is none here: {what}; {CUDA_SWITCH} runs such calls on the CPU"
     elif isinstance(error, UndeclaredKeyError):
@@ -58,7 +56,7 @@ def explain(error: Exception, kind: type, name: str, pair: str) -> DistillerErro
         message = f"error in the code of {name}: {what}"
     fits_badly = kind in OURS and "does not fit" in message
     details = None if fits_badly else "".join(traceback.format_exception(error))
-    return DistillerError(message, details)
+    return OwnCodeError(message, details)
 
 
 def _is_misfit(error: Exception) -> bool:
@@ -66,26 +64,6 @@ def _is_misfit(error: Exception) -> bool:
     if isinstance(error, NotImplementedError):
         return bool(str(error))
     return isinstance(error, ValueError | IndexError | RuntimeError) and SHAPES.search(str(error)) is not None
-
-
-def place_of(error: Exception, kind: type) -> str:
-    """File and line of the distiller's code in which an exception arose; of its class where that was never entered."""
-    own = Path(inspect.getfile(kind))
-    base = REPOSITORY / "edkd/distillers/_base.py"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_near(Path(frame.filename), own, base)]
-    if frames:
-        return f"{shorter(frames[-1].filename)}:{frames[-1].lineno}, in {frames[-1].name}"
-    return f"{shorter(own)}:{inspect.getsourcelines(kind)[1]}, class {kind.__name__}"
-
-
-def shorter(file: str | Path) -> Path:
-    """A path, relative to the repository where it lies in it."""
-    file = Path(file).resolve()
-    return file.relative_to(REPOSITORY) if file.is_relative_to(REPOSITORY) else file
-
-
-def _is_near(file: Path, own: Path, base: Path) -> bool:
-    return file.parent == own.parent and file != base
 
 
 def _of_network(error: AttributeError) -> bool:

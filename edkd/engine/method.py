@@ -4,61 +4,76 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from common.errors import UserError
 from common.models import Network
 from common.training.fast_path import apply_fast_path, refuse_old_names
 from common.training.layouts import layout_for
-from common.training.method import FrozenTeacher, Method, Step
+from common.training.method import FrozenTeacher, Method, StepOutput
 from common.training.runtime import Runtime
-from edkd.distillers._base import TeacherLogits, TeacherView, Vanilla, student_view, teacher_view
+from edkd.distillers._base import StudentTraining, TeacherLogits, TeacherView, Vanilla, student_view, teacher_view
+from edkd.engine.config import TEMPERATURE_KEYS, own_section
 from edkd.engine.contrast import ContrastSampler
 from edkd.engine.dot import DOT
-from edkd.engine.experiment import INPUT_SIZES, PAIRED
-from edkd.engine.explain import explain
+from edkd.engine.experiment import INPUT_SIZES, PAIRED, treated_as
+from edkd.engine.explain import explain, pair_of
 from edkd.engine.node import Node
-from edkd.engine.own_state import OwnState
-from edkd.engine.registry import distiller_class
-from edkd.engine.signatures import construct, training_keywords
+from edkd.engine.own_state import OwnState, shared_variables_kept
+from edkd.engine.registry import distiller_class, promise
+from edkd.engine.signatures import construct, learnable_parameters, training_keywords
 from edkd.engine.solver import make_optimizer
+
+# names that the forks' distillers have for both views of an image
+WEAK_VIEW = ("image", "image_weak", "image_w", "weak_image")
+STRONG_VIEW = ("image_strong", "image_s", "image_aug", "strong_image")
 
 
 class ForwardTest(nn.Module):
-    """A distiller's `forward_test` as a network: images -> logits. It has the distiller's mode."""
+    """A distiller's `forward_test` as a network: images -> logits. It has the distiller's mode.
 
-    def __init__(self, distiller: nn.Module, channels_last: bool) -> None:
+    Of several values the first is taken; a distiller without that method is called as mdistiller's evaluation calls it.
+    """
+
+    def __init__(self, distiller: StudentTraining, channels_last: bool) -> None:
         super().__init__()
         self.distiller, self.channels_last = distiller, channels_last
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.distiller.forward_test(images if self.channels_last else images.contiguous())
+        images = images if self.channels_last else images.contiguous()
+        test = getattr(self.distiller, "forward_test", None)
+        result = self.distiller(image=images) if test is None else test(images)
+        return result[0] if isinstance(result, tuple | list) else result
 
 
 class Distillation(Method):
     """Trains by a distiller: trainer `base`."""
 
-    def __init__(self, distiller: nn.Module) -> None:
+    def __init__(self, distiller: StudentTraining) -> None:
         super().__init__()
         self.distiller = distiller
         refuse_old_names(distiller)
-        self.graph_capturable = getattr(distiller, "graph_capturable", False)
+        self.graph_capturable = promise(distiller, "graph_capturable")
         # the loop counts epochs from 0
-        self.epoch_dependent_until = max(0, getattr(distiller, "epoch_dependent_until", math.inf) - 1)
-        self.channels_last = getattr(distiller, "channels_last", False)
+        self.epoch_dependent_until = max(0, promise(distiller, "epoch_dependent_until") - 1)
+        self.channels_last = promise(distiller, "channels_last")
         self.keywords = training_keywords(distiller)
         self.messages: list[str] = []  # for the run's log
+        name = type(distiller).__name__
+        if any(map(is_lazy, distiller.parameters())):
+            raise UserError(f"{name} has modules of no size yet (nn.Lazy...): give them their sizes in the constructor")
         self.own_state = OwnState(distiller)
         learnable = self._learnable()
         if unknown := learnable - {id(p) for p in distiller.parameters()}:
             raise UserError(
-                f"{type(distiller).__name__}.get_learnable_parameters() has {len(unknown)} parameters that no module "
+                f"{name}.get_learnable_parameters() has {len(unknown)} parameters that no module "
                 "of it owns: they would be neither moved to the device nor saved (a plain list? use nn.ModuleList)"
             )
         for teacher in self._teachers():
@@ -66,7 +81,7 @@ class Distillation(Method):
                 parameter.requires_grad_(id(parameter) in learnable)
 
     @property
-    def student(self) -> Network:
+    def student(self) -> nn.Module:
         return self.distiller.student
 
     @property
@@ -88,16 +103,14 @@ class Distillation(Method):
         self.messages += self.own_state.restore(state)
 
     def _learnable(self) -> set[int]:
-        learnable = list(self.distiller.get_learnable_parameters())
-        if groups := [entry for entry in learnable if not isinstance(entry, Tensor)]:
-            raise UserError(
-                f"{type(self.distiller).__name__}.get_learnable_parameters() has a {type(groups[0]).__name__} in it: "
-                "parameters alone are supported, without groups"
-            )
-        return {id(parameter) for parameter in learnable}
+        return {id(parameter) for parameter in learnable_parameters(self.distiller)}
 
     def _teachers(self) -> list[nn.Module]:
         return [module for module in self.modules() if isinstance(module, TeacherView | FrozenTeacher)]
+
+    def teacher_logits(self, images: Tensor) -> list[Tensor]:
+        images = images if self.channels_last else images.contiguous()
+        return [teacher(images)[0] for teacher in self._teachers()]
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """What the distiller calls learnable, without what it has frozen."""
@@ -115,24 +128,43 @@ class Distillation(Method):
 
     def forward(
         self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int, strong_images: Tensor | None = None
-    ) -> Step:
+    ) -> StepOutput:
         if not self.channels_last:
             images = images.contiguous()
             strong_images = None if strong_images is None else strong_images.contiguous()
-        usual = {"target": targets, "epoch": epoch + 1, **self.more_inputs(targets, indices)}
+        usual = {"target": targets, "epoch": epoch + 1, **self.extra_inputs(targets, indices)}
         usual |= {"image": images} if strong_images is None else self._views(images, strong_images)
-        result = self.distiller(**self.keywords.choose(usual, {"index": indices}))
-        # some return something of their own in between; losses may be one number a sample
-        return Step(result[0], {name: loss.mean() for name, loss in result[-1].items()})
+        return self._output(self.distiller(**self.keywords.choose(usual, {"index": indices})))
+
+    def _output(self, result: Any) -> StepOutput:
+        """(logits, losses), between which some return something of their own; losses may be one number a sample."""
+        logits, losses = (result[0], result[-1]) if isinstance(result, tuple | list) else (None, None)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or not isinstance(losses, Mapping):
+            given = (
+                ", ".join(type(one).__name__ for one in result)
+                if isinstance(result, tuple | list)
+                else type(result).__name__
+            )
+            raise UserError(
+                f"{type(self.distiller).__name__}.forward_train returns ({given}), not (logits [N, K], dictionary of "
+                "losses)"
+            )
+        return StepOutput(logits, {name: _mean(loss, logits.device) for name, loss in losses.items()})
 
     def _views(self, weak: Tensor, strong: Tensor) -> dict[str, Tensor]:
-        """Both views of a batch; the weak one by the name that the distiller has for it, by both where it has none."""
-        named = {"image", "image_weak"}.intersection(self.keywords.names) or {"image", "image_weak"}
-        return {**dict.fromkeys(named, weak), "image_strong": strong}
+        """Both views of a batch, by the names that the distiller has for them, by the commonest where it has none."""
+        named = set(WEAK_VIEW).intersection(self.keywords.names) or WEAK_VIEW[:2]
+        named_strong = set(STRONG_VIEW).intersection(self.keywords.names) or STRONG_VIEW[:1]
+        return {**dict.fromkeys(named, weak), **dict.fromkeys(named_strong, strong)}
 
-    def more_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    def extra_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """What the distiller is told besides images, targets and epoch."""
         return {}
+
+
+def _mean(loss: Any, device: torch.device) -> Tensor:
+    """Of a tensor; some put numbers among their losses."""
+    return loss.mean() if isinstance(loss, Tensor) else torch.tensor(float(loss), device=device)
 
 
 class Contrastive(Distillation):
@@ -145,16 +177,16 @@ class Contrastive(Distillation):
         mode: "exact" makes the sample itself the positive, "relax" any sample of its class.
     """
 
-    def __init__(self, distiller: nn.Module, targets: Tensor, negatives: int, mode: str) -> None:
+    def __init__(self, distiller: StudentTraining, targets: Tensor, negatives: int, mode: str) -> None:
         super().__init__(distiller)
         self.sampler = ContrastSampler(targets, negatives, mode)
 
-    def more_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    def extra_inputs(self, targets: Tensor, indices: Tensor) -> dict[str, Tensor]:
         return {"index": indices, "contrastive_index": self.sampler(targets, indices)}
 
 
-class Oriented(Distillation):
-    """Hands the optimiser the gradients of both losses one by one: trainer `dot`."""
+class DotDistillation(Distillation):
+    """Hands the optimizer the gradients of both losses one by one: trainer `dot`."""
 
     def backward(self, losses: dict[str, Tensor], optimizer: DOT) -> None:
         if losses.keys() != {"loss_ce", "loss_kd"}:
@@ -166,7 +198,7 @@ class Oriented(Distillation):
         losses["loss_ce"].backward()
 
 
-class OrientedContrastive(Oriented, Contrastive):
+class OrientedContrastive(DotDistillation, Contrastive):
     """Both: trainer `crd_dot`."""
 
 
@@ -203,6 +235,7 @@ def make_method(
         raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
     method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
     method.messages += messages
+    method.temperature = temperature_of(cfg)
     return method
 
 
@@ -222,7 +255,7 @@ def dry_run(
         What the run's log should say.
     """
     device = runtime.device
-    with forked_random_state(device):
+    with forked_random_state(device), shared_variables_kept(distiller_class(cfg.DISTILLER.TYPE)):
         distiller = make_distiller(cfg, *copy.deepcopy((student, teachers)), len(targets))
         method = build_method(cfg, distiller, targets)
         layout = layout_for(method, runtime)
@@ -230,14 +263,26 @@ def dry_run(
             apply_fast_path(method, layout, runtime)
         method.to(device).train()
         _check_keywords(method, cfg.SOLVER.TRAINER)
+        built = {name for name, _ in method.distiller.named_parameters()}
         indices = torch.randperm(len(targets))[: max(2, cfg.SOLVER.BATCH_SIZE // runtime.world_size)]
-        size = INPUT_SIZES[cfg.DATASET.TYPE]
+        size = INPUT_SIZES[treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)]
         images = torch.randn(len(indices), 3, size, size, device=device).to(memory_format=layout)
         views = (torch.randn_like(images),) if cfg.SOLVER.TRAINER in PAIRED else ()
         with runtime.autocast():
             step = method(images, targets[indices].to(device), indices.to(device), 0, *views)
         method.backward(step.losses, make_optimizer(cfg, method.trainable_parameters()))
-        return _evaluation_messages(method.eval(), images, runtime)
+        return [*_late_modules(method, built), *_evaluation_messages(method.eval(), images, runtime)]
+
+
+def _late_modules(method: Distillation, built: set[str]) -> list[str]:
+    """What to say about parameters that a step has brought to those that were `built` with the distiller."""
+    late = sorted({name.split(".")[0] for name, _ in method.distiller.named_parameters() if name not in built})
+    if not late:
+        return []
+    return [
+        f"{type(method.distiller).__name__}.forward_train makes {', '.join(late)}, which no optimizer trains, as in "
+        "mdistiller, and with which --resume cannot go on: the constructor is the place"
+    ]
 
 
 def _check_keywords(method: Distillation, trainer: str) -> None:
@@ -245,8 +290,9 @@ def _check_keywords(method: Distillation, trainer: str) -> None:
     usual = {"image", "target", "epoch", "index"}
     usual |= {"contrastive_index"} if isinstance(method, Contrastive) else set()
     usual |= {"image_weak", "image_strong"} if trainer in PAIRED else set()
-    if missing := sorted(method.keywords.required - usual):
-        hints = {"image_weak": "aug", "image_strong": "aug", "contrastive_index": "crd"}
+    other_names = {*WEAK_VIEW, *STRONG_VIEW} if trainer in PAIRED else set()
+    if missing := sorted(method.keywords.required - usual - other_names):
+        hints = {**dict.fromkeys((*WEAK_VIEW, *STRONG_VIEW), "aug"), "contrastive_index": "crd"}
         hint = f"; SOLVER.TRAINER {hints[missing[0]]} has it" if missing[0] in hints else ""
         name = type(method.distiller).__name__
         raise UserError(
@@ -265,24 +311,25 @@ def _evaluation_messages(method: Distillation, images: Tensor, runtime: Runtime)
     return [f"accuracy is that of {name}.forward_test; the student alone, which student_best has, gives other logits"]
 
 
-def pair_of(cfg: Node) -> str:
-    """Teacher and student of a run, for messages."""
-    names = cfg.DISTILLER.TEACHER
-    return f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
+def temperature_of(cfg: Node) -> float | None:
+    """By which the configured distiller softens student and teacher; None where it has no key for that."""
+    section = own_section(cfg)
+    value = next((section[key] for key in TEMPERATURE_KEYS if section.get(key) is not None), None)
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
-def build_method(cfg: Node, distiller: nn.Module, targets: Tensor) -> Distillation:
+def build_method(cfg: Node, distiller: StudentTraining, targets: Tensor) -> Distillation:
     """The method of a distiller that is there already; arguments as of `make_method`."""
     trainer = cfg.SOLVER.TRAINER
     if not trainer.startswith("crd"):
-        return Oriented(distiller) if trainer == "dot" else Distillation(distiller)
+        return DotDistillation(distiller) if trainer == "dot" else Distillation(distiller)
     kind = OrientedContrastive if trainer == "crd_dot" else Contrastive
     return kind(distiller, targets, cfg.CRD.NCE.K, cfg.CRD.MODE)
 
 
 def make_distiller(
     cfg: Node, student: Network, teachers: Network | Sequence[Network] | None, train_images: int
-) -> nn.Module:
+) -> StudentTraining:
     """The distiller that `DISTILLER.TYPE` names, in training mode as it means it.
 
     Args:
@@ -295,6 +342,6 @@ def make_distiller(
     view = student_view(student)
     if issubclass(kind, Vanilla):
         return kind(view)
-    show = teacher_view if getattr(kind, "teacher_features", True) else TeacherLogits
-    teachers = [teachers] if isinstance(teachers, nn.Module) else teachers
-    return construct(kind, view, [show(teacher) for teacher in teachers], cfg, train_images).train()
+    show = teacher_view if promise(kind, "teacher_features") else TeacherLogits
+    given = [teachers] if isinstance(teachers, nn.Module) else teachers or []
+    return construct(kind, view, [show(teacher) for teacher in given], cfg, train_images).train()

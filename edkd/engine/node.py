@@ -7,102 +7,124 @@ import contextlib
 import copy
 import datetime
 import difflib
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from common.errors import UserError
 from common.safe_yaml import MAX_SCALAR, read_yaml, read_yaml_file
 
 
-class UndeclaredKeyError(AttributeError):
-    """Somebody reads a key that the configuration does not have."""
+class UndeclaredKeyError(AttributeError, KeyError):
+    """Somebody reads a key that the configuration does not have, as an attribute or as an item."""
+
+    __str__ = Exception.__str__  # a KeyError puts its message in quotes
 
 
-class Node:
+class Node(dict):
     """Keys with values or further nodes; a value that is merged in takes the type of the declared default.
 
-    What mdistiller's configurations (yacs) accept is accepted: a list for a tuple and the other way round, text that
-    reads as a Python value, anything for a default of None, and None for anything.
+    Like those of mdistiller (yacs) it is a dictionary whose keys are attributes as well. What they accept is
+    accepted: a list for a tuple and the other way round, text that reads as a Python value, anything for a default of
+    None, and None for anything.
 
     Args:
         init_dict: keys declared at once, with values or further dictionaries.
         new_allowed: True lets files and command lines bring keys that nobody declared here.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Node:
+        node = super().__new__(cls)
+        for name, value in {"_frozen": False, "_new_allowed": False, "_free": set(), "_several": set()}.items():
+            object.__setattr__(node, name, value)
+        return node
+
     def __init__(self, init_dict: Mapping[str, Any] | None = None, new_allowed: bool = False) -> None:
-        for name, value in {"_entries": {}, "_frozen": False, "_free": set(), "_several": set()}.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_new_allowed", new_allowed)
+        super().__init__()
+        self.set_new_allowed(new_allowed)
         for key, value in (init_dict or {}).items():
-            setattr(self, key, Node(value) if isinstance(value, Mapping) else value)
+            self[key] = Node(value) if isinstance(value, Mapping) and not isinstance(value, Node) else value
+
+    def __missing__(self, key: str) -> Any:
+        raise UndeclaredKeyError(f"no configuration key '{key}' here: {', '.join(self) or 'none are declared'}")
 
     def __getattr__(self, key: str) -> Any:
-        entries = self.__dict__.get("_entries", {})
-        if key.startswith("__") or key not in entries:  # copying and pickling ask for dunder names
-            raise UndeclaredKeyError(f"no configuration key '{key}' here: {', '.join(entries) or 'none are declared'}")
-        return entries[key]
+        if key.startswith("__"):  # copying and pickling ask for dunder names
+            raise AttributeError(key)
+        return self[key]
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if self._frozen:
-            raise AttributeError(f"the configuration is frozen; '{key}' cannot be set")
-        if key not in self._entries and value is None:
-            self._free.add(key)
-        self._entries[key] = value
-
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key)
+        self[key] = value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        setattr(self, key, value)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._entries
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key of this node, or `default` where it has no such key."""
-        return self._entries.get(key, default)
-
-    def keys(self) -> list[str]:
-        """The keys of this node itself."""
-        return list(self._entries)
+        if self._frozen:
+            raise AttributeError(f"the configuration is frozen; '{key}' cannot be set")
+        if key not in self and value is None:
+            self._free.add(key)
+        super().__setitem__(key, value)
 
     def one_or_several(self, *keys: str) -> None:
         """Let these keys hold a word or a list of words."""
         self._several.update(keys)
 
-    def items(self) -> Iterator[tuple[str, Any]]:
+    def leaves(self) -> Iterator[tuple[str, Any]]:
         """Pairs of dotted key and value, depth first."""
-        for key, value in self._entries.items():
+        for key, value in self.items():
             if isinstance(value, Node):
-                yield from ((f"{key}.{rest}", leaf) for rest, leaf in value.items())
+                yield from ((f"{key}.{rest}", leaf) for rest, leaf in value.leaves())
             else:
                 yield key, value
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries."""
-        return {k: v.as_dict() if isinstance(v, Node) else v for k, v in self._entries.items()}
+        return {k: v.as_dict() if isinstance(v, Node) else v for k, v in self.items()}
+
+    def dump(self) -> str:
+        """As YAML."""
+        return yaml.safe_dump(_without_tuples(self.as_dict()))
 
     def clone(self) -> Node:
         """An independent copy that can be changed."""
         twin = type(self)(new_allowed=self._new_allowed)
         twin._free.update(self._free)
         twin._several.update(self._several)
-        for key, value in self._entries.items():
-            twin._entries[key] = value.clone() if isinstance(value, Node) else copy.deepcopy(value)
+        for key, value in self.items():
+            dict.__setitem__(twin, key, value.clone() if isinstance(value, Node) else copy.deepcopy(value))
+        return twin
+
+    def __deepcopy__(self, memo: dict) -> Node:
+        twin = self.clone()
+        twin.freeze(self._frozen)
         return twin
 
     def freeze(self, frozen: bool = True) -> None:
         """Forbid changes, here and below."""
         object.__setattr__(self, "_frozen", frozen)
-        for value in self._entries.values():
+        for value in self.values():
             if isinstance(value, Node):
                 value.freeze(frozen)
 
     def defrost(self) -> None:
         """Allow changes again, here and below."""
         self.freeze(False)
+
+    def is_frozen(self) -> bool:
+        return self._frozen
+
+    def set_new_allowed(self, allowed: bool) -> None:
+        """Whether files and command lines may bring keys that nobody declared here."""
+        object.__setattr__(self, "_new_allowed", allowed)
+
+    def is_new_allowed(self) -> bool:
+        return self._new_allowed
+
+    def merge_from_other_cfg(self, other: Mapping[str, Any]) -> None:
+        """Override values by those of another configuration."""
+        self.merge_from_mapping(other)
 
     def merge_from_file(self, path: str | Path) -> None:
         """Override values by those of a YAML file.
@@ -139,20 +161,20 @@ class Node:
             self._merge(content, [], "")
 
     def _merge(self, content: Mapping, above: list[str], where: str, root: Node | None = None) -> None:
-        root = root or self
+        root = self if root is None else root
         for key, value in content.items():
             name = ".".join([*above, str(key)])
-            if key not in self._entries and not self._new_allowed:
+            if key not in self and not self._new_allowed:
                 while isinstance(value, dict) and value:  # name the whole key, not only its unknown group
                     name, value = f"{name}.{next(iter(value))}", next(iter(value.values()))
                 raise UserError(f"{where}unknown key '{name}'{_suggestion(name, root)}")
-            default = self._entries.get(key)
+            default = self.get(key)
             if not isinstance(default, Node):
                 setattr(self, key, self._accepted(key, value, f"{where}{name}"))
             elif isinstance(value, Mapping):
                 default._merge(value, [*above, str(key)], where, root)
             elif value is not None:  # a group's head with nothing below it
-                below = ", ".join(f"{name}.{k}" for k in default._entries)
+                below = ", ".join(f"{name}.{k}" for k in default)
                 raise UserError(f"{where}'{name}' is a group of keys ({below}), not a value")
 
     def _accepted(self, key: str, value: Any, name: str) -> Any:
@@ -160,7 +182,7 @@ class Node:
         if key in self._several:
             words = coerce(value, [""], name) if _is_list(value) else coerce(value, "", name)
             return words[0] if isinstance(words, list) and len(words) == 1 else words
-        default = None if key in self._free else self._entries.get(key)
+        default = None if key in self._free else self.get(key)
         return Node(value) if default is None and isinstance(value, Mapping) else coerce(value, default, name)
 
 
@@ -183,7 +205,7 @@ def _suggestion(name: str, root: Node) -> str:
         in_group = bool(group) and key.startswith(f"{group}.")
         return difflib.SequenceMatcher(None, name, key).ratio() + 0.5 * in_group
 
-    nearest = max((key for key, _ in root.items()), key=likeness)
+    nearest = max((key for key, _ in root.leaves()), key=likeness)
     return f": did you mean '{nearest}'?" if likeness(nearest) > 0.5 else ""
 
 
@@ -194,26 +216,34 @@ def coerce(value: Any, default: Any, name: str) -> Any:
         UserError: it cannot be read as that type.
     """
     kind = type(default)
-    if isinstance(value, str) and kind is not str:
+    if isinstance(value, str) and (kind is not str or value == "None"):
         value = _read_text(value)
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise _wrong_type(value, default, name)
     if value is None or (default is None and isinstance(value, PLAIN)):
-        return value
+        return _entry(value, [], name)
     if kind is str and isinstance(value, str | int | float | datetime.date) and not isinstance(value, bool):
         return str(value)
     if kind in (int, float) and (number := _number(value)) is not None and (kind is float or _is_whole(number)):
         return kind(number)
-    if kind in (list, tuple):
+    if isinstance(default, list | tuple):
         if isinstance(value, str) and "," in value:  # 150,180,210
             value = [word.strip() for word in value.split(",")]
         if isinstance(value, list | tuple):
-            return kind(_entry(entry, default, name) for entry in value)
+            return type(default)(_entry(entry, default, name) for entry in value)
     if type(value) is kind:
         return value
     raise _wrong_type(value, default, name)
 
 
+def _without_tuples(value: Any) -> Any:
+    """As YAML knows it, which has lists alone."""
+    if isinstance(value, dict):
+        return {key: _without_tuples(entry) for key, entry in value.items()}
+    return [_without_tuples(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")  # 1e-4, which YAML 1.1 reads as text
 PLAIN = (str, int, float, bool, list, tuple)
 LARGEST = 2**63
 
@@ -221,8 +251,10 @@ LARGEST = 2**63
 def _entry(value: Any, default: list | tuple, name: str) -> Any:
     """An entry of a list or tuple: a word where the default has words, a number where it has numbers."""
     kinds = {type(entry) for entry in default}
-    if value is None or isinstance(value, list | tuple) or not kinds or not kinds <= {int, float, str}:
-        return value
+    if isinstance(value, list | tuple):
+        return type(value)(_entry(entry, [], name) for entry in value)
+    if value is None or not kinds or not kinds <= {int, float, str}:
+        return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
     if kinds == {str}:
         return coerce(value, "", name)
     number = _number(_read_text(value) if isinstance(value, str) else value)
@@ -249,7 +281,8 @@ def _is_whole(number: int | float) -> bool:
 
 def _read_text(text: str) -> Any:
     """What text says as a Python value (`(32, 32)`, `1e-4`, `None`), else as YAML; the text itself where neither."""
-    text = text.strip()
+    if not (text := text.strip()):
+        return text
     with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = ast.literal_eval(text) if len(text) <= MAX_SCALAR else text
         if value is None or isinstance(value, PLAIN):

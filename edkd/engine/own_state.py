@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import copy
 import io
 import pickle
-from collections.abc import Iterator, Mapping
-from typing import Any
+import random
+import types
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.errors import is_out_of_memory
+from common.own_code import own_namespaces
 from common.training.method import FrozenTeacher
+from edkd.distillers import OURS
 from edkd.distillers._base import StudentView, TeacherView
+
+
+class Kind(NamedTuple):
+    """How objects of a type are saved.
+
+    Attributes:
+        plain: what they hold, in lists, dictionaries, tuples, numbers, text and tensors.
+        take_back: puts that into an object that is there already.
+    """
+
+    plain: Callable[[Any], Any]
+    take_back: Callable[[Any, Any], Any]
+
+
+def _refill(own: Any, saved: Any) -> None:
+    own.clear()
+    (own.extend if isinstance(own, collections.deque) else own.update)(saved)
+
+
+def _tensors(value: Any) -> Any:
+    """Arrays as tensors, also in dictionaries."""
+    if isinstance(value, dict):
+        return {key: _tensors(entry) for key, entry in value.items()}
+    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+
+
+def _arrays(value: Any) -> Any:
+    """The way back."""
+    if isinstance(value, dict):
+        return {key: _arrays(entry) for key, entry in value.items()}
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
+
+
+# kinds of attributes beside plain values, saved where the constructor has made them and training changes them
+KINDS = {
+    set: Kind(list, _refill),
+    collections.deque: Kind(list, _refill),
+    collections.defaultdict: Kind(dict, _refill),
+    collections.OrderedDict: Kind(dict, _refill),
+    collections.Counter: Kind(dict, _refill),
+    np.ndarray: Kind(_tensors, lambda own, saved: np.copyto(own, _arrays(saved))),
+    np.random.RandomState: Kind(
+        lambda own: _tensors(own.get_state(legacy=False)), lambda own, saved: own.set_state(_arrays(saved))
+    ),
+    np.random.Generator: Kind(
+        lambda own: _tensors(own.bit_generator.state),
+        lambda own, saved: setattr(own.bit_generator, "state", _arrays(saved)),
+    ),
+    torch.Generator: Kind(torch.Generator.get_state, lambda own, saved: own.set_state(saved.cpu())),
+    random.Random: Kind(random.Random.getstate, random.Random.setstate),
+}
 
 NETWORKS = (StudentView, TeacherView, FrozenTeacher)
 OF_MODULES = frozenset(vars(nn.Module()))  # what every module has
@@ -22,9 +80,9 @@ OF_MODULES = frozenset(vars(nn.Module()))  # what every module has
 class OwnState:
     """The state of a distiller's Python attributes, for checkpoints.
 
-    Saved are objects with a `state_dict` (optimizers, schedulers), and numbers, text, tensors, and lists, tuples and
-    dictionaries of these, as far as they are no longer what the constructor left. Of anything else that changed a
-    checkpoint has the name alone, so that a resumed run can say that it starts anew.
+    Saved are objects with a `state_dict` (optimizers, schedulers), and numbers, text, tensors, lists, tuples and
+    dictionaries of these, and what is one of `KINDS`, as far as they are no longer what the constructor left. Of
+    anything else that changed a checkpoint has the name alone, so that a resumed run can say that it starts again.
 
     Args:
         distiller: as built.
@@ -32,15 +90,18 @@ class OwnState:
 
     def __init__(self, distiller: nn.Module) -> None:
         self.distiller = distiller
+        self.shared = shared_namespaces(type(distiller))
         self.initial = {path: _fingerprint(owner[key]) for path, owner, key in self._attributes()}
+        self.types = {path: type(owner[key]) for path, owner, key in self._attributes()}
 
     def _attributes(self) -> Iterator[tuple[str, Any, Any]]:
         """(path, container, key) of every attribute; what lists and dictionaries have in them follows them."""
-        for name, module in _own_modules(self.distiller):
-            for key, value in list(vars(module).items()):
+        own = {name: vars(module) for name, module in _own_modules(self.distiller)}
+        for name, attributes in [*own.items(), *self.shared.items()]:
+            for key, value in list(attributes.items()):
                 path = f"{name}.{key}".lstrip(".")
                 if key not in OF_MODULES:
-                    yield path, vars(module), key
+                    yield path, attributes, key
                     inside = value.items() if type(value) is dict else enumerate(value) if type(value) is list else ()
                     yield from ((f"{path}.{at}", value, at) for at, entry in inside if _is_stateful(entry))
 
@@ -53,7 +114,8 @@ class OwnState:
                 state["objects"][path] = value.state_dict()
             elif not _has_no_state(value) and (path not in self.initial or self.initial[path] != _fingerprint(value)):
                 try:
-                    state["values"][path] = _plain(value)
+                    kind = KINDS.get(type(value)) if self.types.get(path) is type(value) else None
+                    state["values"][path] = _plain(kind.plain(value) if kind else value)
                 except TypeError:
                     state["unsaved"][path] = type(value).__name__
         return state
@@ -68,13 +130,80 @@ class OwnState:
                 owner[key].load_state_dict(content)
             else:
                 lost[path] = "made in training"
-        modules = dict(_own_modules(self.distiller))
+        namespaces = {**{name: vars(module) for name, module in _own_modules(self.distiller)}, **self.shared}
         for path, value in state["values"].items():
             name, _, key = path.rpartition(".")
-            attributes = vars(modules[name])
-            attributes[key] = _into(attributes.get(key), value)
+            attributes = namespaces[name]
+            if kind := KINDS.get(type(attributes.get(key))):
+                kind.take_back(attributes[key], value)
+            else:
+                attributes[key] = _into(attributes.get(key), value)
         name = type(self.distiller).__name__
-        return [f"{name}.{path} ({what}) is not part of checkpoints: it starts anew" for path, what in lost.items()]
+        return [f"{name}.{path} ({what}) is not part of checkpoints: it starts again" for path, what in lost.items()]
+
+
+class Shared(MutableMapping):
+    """What a module of somebody's, or a class in it, keeps for all: its variables, without code."""
+
+    def __init__(self, owner: types.ModuleType | type) -> None:
+        self.owner = owner
+
+    def __getitem__(self, key: str) -> Any:
+        return vars(self.owner)[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self.owner, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        delattr(self.owner, key)
+
+    def __iter__(self) -> Iterator[str]:
+        for key, value in list(vars(self.owner).items()):
+            if not key.startswith("__") and (type(value) in KINDS or isinstance(value, _VARIABLES)):
+                yield key
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_VARIABLES = (bool, int, float, str, Tensor, list, tuple, dict, np.generic, type(None))
+
+
+def shared_namespaces(kind: type) -> dict[str, Shared]:
+    """Those of a class's own code; none for the distillers of this repository, which keep nothing there."""
+    return {} if kind in OURS else {f"<{name}>": Shared(owner) for name, owner in own_namespaces(kind)}
+
+
+@contextlib.contextmanager
+def shared_variables_kept(kind: type) -> Iterator[None]:
+    """Within it somebody's modules and classes have copies of what they keep for all, afterwards their own again."""
+    namespaces = shared_namespaces(kind)
+    own = {name: dict(shared) for name, shared in namespaces.items()}
+    for name, copies in _copied(own).items():
+        namespaces[name].update(copies)
+    try:
+        yield
+    finally:
+        for name, shared in namespaces.items():
+            for key in set(shared) - set(own[name]):
+                del shared[key]
+            shared.update(own[name])
+
+
+def _copied(variables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Deep copies, in which two names of one object are still that; what cannot be copied stays as it is."""
+    memo: dict[int, Any] = {}
+    copies: dict[str, dict[str, Any]] = {}
+    for name, entries in variables.items():
+        copies[name] = {}
+        for key, value in entries.items():
+            try:
+                copies[name][key] = copy.deepcopy(value, memo)
+            except Exception as error:  # whatever objects do that cannot be copied
+                if is_out_of_memory(error):
+                    raise
+                copies[name][key] = value
+    return copies
 
 
 def _own_modules(distiller: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -123,7 +252,7 @@ def _fingerprint(value: Any) -> bytes | None:
     if _has_no_state(value) or _is_stateful(value):
         return None
     try:
-        content = _plain(value)
+        content = _plain(KINDS[type(value)].plain(value) if type(value) in KINDS else value)
     except TypeError:
         content = value
     try:
@@ -153,10 +282,10 @@ def _into(present: Any, value: Any) -> Any:
             return value.to(present.device)
         with torch.no_grad():
             return present.copy_(value)
-    if type(present) is type(value) is list:
+    if type(present) is list and type(value) is list:
         present[:] = value
         return present
-    if type(present) is type(value) is dict:
+    if type(present) is dict and type(value) is dict:
         present.clear()
         present.update(value)
         return present

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from common.errors import UserError
+from edkd.distillers._base import StudentTraining
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -22,11 +26,13 @@ class Keywords:
         names: named parameters.
         required: those without a default.
         any_other: whether it takes `**kwargs`.
+        takes_more: whether it takes `*args`.
     """
 
     names: tuple[str, ...]
     required: frozenset[str]
     any_other: bool
+    takes_more: bool = False
 
     def choose(self, usual: Mapping[str, Any], on_request: Mapping[str, Any]) -> dict[str, Any]:
         """What to call the function with.
@@ -41,12 +47,13 @@ class Keywords:
 
 def keywords_of(function: Callable) -> Keywords:
     """What `function`, a bound method or a class, takes by name."""
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(function).parameters.values())
     named = [parameter for parameter in parameters if parameter.kind in NAMED]
     return Keywords(
         tuple(parameter.name for parameter in named),
         frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
         any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
+        any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters),
     )
 
 
@@ -57,13 +64,55 @@ def training_keywords(distiller: nn.Module) -> Keywords:
     return forward if forward.names or train is None else keywords_of(train)
 
 
+def learnable_parameters(distiller: StudentTraining) -> list[nn.Parameter]:
+    """What `get_learnable_parameters` names, out of its groups and pairs with names.
+
+    Raises:
+        UserError: something else, or groups with more of their own than a learning rate, which the schedule sets.
+    """
+    called, found = f"{type(distiller).__name__}.get_learnable_parameters()", []
+    entries: Iterable[Any] = distiller.get_learnable_parameters()
+    for entry in entries:
+        group = entry if isinstance(entry, Mapping) else {"params": [entry]}
+        if own := sorted(group.keys() - {"params", "lr", "name"}):
+            raise UserError(
+                f"{called} has a group with a {', '.join(own)} of its own: the optimizer of SOLVER has none"
+            )
+        for member in [group["params"]] if isinstance(group["params"], Tensor) else group["params"]:
+            parameter = member[1] if isinstance(member, tuple) and len(member) == 2 else member
+            if not isinstance(parameter, Tensor):
+                raise UserError(f"{called} has a {type(parameter).__name__} in it, not a parameter")
+            found.append(parameter)
+    return found
+
+
+def extra_parameters(distiller: nn.Module) -> int | float | str | None:
+    """What `get_extra_parameters` says, as a record can hold it: of parameters how many numbers they are."""
+    given = getattr(distiller, "get_extra_parameters", lambda: 0)()
+    leaves = list(given.parameters()) if isinstance(given, nn.Module) else tree_leaves(given)
+    if leaves and all(isinstance(leaf, nn.Parameter) for leaf in leaves):
+        return sum(leaf.numel() for leaf in leaves)
+    if isinstance(given, Tensor | np.generic | np.ndarray) and math.prod(given.shape) == 1:
+        return given.item()
+    return given if given is None or isinstance(given, int | float | str) else str(given)[:200]
+
+
+CONFIGURATION = ("cfg", "config", "opt", "args")  # what forks call it
+TRAIN_IMAGES = ("num_data", "n_data")
+
+
+def takes_teacher(kind: type[nn.Module]) -> bool:
+    """Whether a distiller is made with a teacher: one that teaches itself may be made from `(student, cfg)`."""
+    return keywords_of(kind).names[1:2] not in [(name,) for name in CONFIGURATION]
+
+
 def construct(
-    kind: type[nn.Module], student: nn.Module, teachers: Sequence[nn.Module], cfg: Any, train_images: int
-) -> nn.Module:
-    """`kind(student, teacher, cfg)`, with `num_data` for those who ask for it by name.
+    kind: type[StudentTraining], student: nn.Module, teachers: Sequence[nn.Module], cfg: Any, train_images: int
+) -> StudentTraining:
+    """`kind(student, teacher, cfg)`, without those that it does not take, with `num_data` where it asks for it by name.
 
     Several teachers are handed over as one `nn.ModuleList`, or one by one where the signature has a place for each
-    between the student and `cfg`.
+    between the student and the configuration.
 
     Args:
         kind: class of a distiller.
@@ -75,10 +124,13 @@ def construct(
         UserError: more than these is asked for.
     """
     keywords = keywords_of(kind)
-    places = keywords.names.index("cfg") - 1 if "cfg" in keywords.names else 1
+    named = [name for name in CONFIGURATION if name in keywords.names]
+    places = keywords.names.index(named[0]) - 1 if named else 1
     one_by_one = len(teachers) == 1 or places == len(teachers)
-    given = [student, *(teachers if one_by_one else [nn.ModuleList(teachers)]), cfg]
-    more = {"num_data": train_images} if "num_data" in keywords.names else {}
+    given = [student, *(teachers if one_by_one else [nn.ModuleList(teachers)])]
+    takes_cfg = named or keywords.takes_more or len(keywords.names) > len(given)
+    given += [cfg] if takes_cfg else []
+    more = dict.fromkeys([name for name in TRAIN_IMAGES if name in keywords.names], train_images)
     if unknown := [name for name in keywords.names[len(given) :] if name in keywords.required - more.keys()]:
         raise UserError(
             f"{kind.__name__}({', '.join(keywords.names)}) asks for {', '.join(unknown)}: distillers are made from "

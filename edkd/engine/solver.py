@@ -1,4 +1,4 @@
-"""The optimisers of `SOLVER`."""
+"""The optimizers of `SOLVER`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.training.checkpoints import load_checkpoint
 
-__all__ = ["AverageMeter", "accuracy", "load_checkpoint"]
+__all__ = ["AverageMeter", "accuracy", "load_checkpoint", "log_msg"]
 
 
 class AverageMeter:
@@ -32,3 +32,8 @@ def accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> li
     """Percent of samples [N, K] whose class [N] is among the k first, for each k; each of shape [1]."""
     ranked = output.topk(max(topk), dim=1).indices == target[:, None]
     return [ranked[:, :k].any(1, keepdim=True).float().mean(0) * 100 for k in topk]
+
+
+def log_msg(msg: str, mode: str = "INFO") -> str:
+    """A line that says of which kind it is; the forks color it."""
+    return f"[{mode}] {msg}"

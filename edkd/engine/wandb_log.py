@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common.errors import is_out_of_memory
+
+LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that W&B takes
 
 
 def _logged_in(wandb: Any) -> bool:
@@ -22,7 +25,8 @@ class WandbLog:
 
     Args:
         wanted: `LOG.WANDB`.
-        project, name, tags: of the run there.
+        project, name, tags: of the run there; what W&B cannot take of them is left out or shortened.
+        key: tells this run from others, also when it is resumed: then it goes on there, too.
         config: the run's configuration.
         directory: where W&B keeps its files.
         warn: receives the one line that says why there is no W&B.
@@ -34,15 +38,17 @@ class WandbLog:
         project: str,
         name: str,
         tags: list[str],
+        key: str,
         config: dict[str, Any],
         directory: Path,
         warn: Callable[[str], None],
     ) -> None:
-        self._run, self._warn = None, warn
+        self._run: Any = None  # of W&B's, while there is one
+        self._warn = warn
         if not wanted:
             return
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  # as the case may be
         except ImportError:
             self._give_up("the package wandb is not installed (pip install wandb)")
             return
@@ -51,7 +57,15 @@ class WandbLog:
             if not offline and not _logged_in(wandb):
                 self._give_up("no account is logged in (wandb login, or WANDB_MODE=offline)")
                 return
-            self._run = wandb.init(project=project, name=name, tags=tags, config=config, dir=str(directory))
+            self._run = wandb.init(
+                project=project.replace("/", "_")[:LONGEST_NAME],
+                name=name[:LONGEST_NAME],
+                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in map(str.strip, tags) if tag)),
+                id=hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16],
+                resume="allow",
+                config=config,
+                dir=str(directory),
+            )
         except Exception as error:  # whatever it is, training goes on
             if is_out_of_memory(error):
                 raise
@@ -61,9 +75,9 @@ class WandbLog:
         self._run = None
         self._warn(f"warning: LOG.WANDB is on, but {reason}; TensorBoard has the curves (LOG.WANDB False is quiet)")
 
-    def log(self, figures: dict[str, float]) -> None:
-        """Send one epoch."""
-        self._call(lambda: self._run.log(figures))
+    def log(self, figures: dict[str, float], epoch: int) -> None:
+        """Send one epoch, counted from 0; W&B drops one that it has already."""
+        self._call(lambda: self._run.log(figures, step=epoch))
 
     def finish(self) -> None:
         """Close the run there."""

@@ -20,11 +20,13 @@ FIGURES = {
 
 def epoch_figures(line: dict[str, float]) -> dict[str, float]:
     """The published figures of one epoch of `metrics.jsonl`."""
-    return {"lr": line["learning_rate"], **{name: line[key] for name, key in FIGURES.items()}}
+    part = "test" if "test/accuracy" in line else "validation"  # of runs that do not look at the test split
+    figures = {name: line[key.replace("test/", f"{part}/")] for name, key in FIGURES.items()}
+    return {"lr": line["learning_rate"], **figures}
 
 
 def write_worklog(file: Path, history: Sequence[dict[str, float]], epochs: int) -> None:
-    """Write the whole log anew, so that a resumed run has each epoch once.
+    """Write the whole log again, so that a resumed run has each epoch once.
 
     Args:
         file: `worklog.txt`.
@@ -36,5 +38,5 @@ def write_worklog(file: Path, history: Sequence[dict[str, float]], epochs: int) 
         figures = "".join(f"{name}: {value:.2f}\n" for name, value in epoch_figures(line).items())
         blocks.append(f"{RULE}\nepoch: {line['epoch'] + 1}\n{figures}{RULE}\n")
     if len(history) == epochs:
-        blocks.append(f"best_acc: {max(line['test/accuracy'] for line in history):.2f}\n{RULE}\n")
+        blocks.append(f"best_acc: {max(epoch_figures(line)['test_acc'] for line in history):.2f}\n{RULE}\n")
     write_atomically(file, lambda temporary: temporary.write_text("".join(blocks)))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
-from common.command_line import ArgumentParser, entry_point, find_path, positive
-from common.data import Batches, Dataset, RandAugment, load_dataset
+from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
+from common.data import Dataset, DeviceLoader, RandAugment, load_dataset
 from common.data.synthetic import write_generated
 from common.errors import UserError
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from
@@ -26,7 +26,7 @@ from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.enter import PAIRS, configuration, enter
 from edkd.engine.experiment import CIFAR100, PAIRED, PAPER, build_network
 from edkd.engine.registry import distiller_class
-from edkd.engine.teachers import load_network, teacher_files, teacher_names
+from edkd.engine.teachers import teacher_files, teacher_names
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--pair", default="res32x4_res8x4", choices=PAIRS, help="teacher and student, and how they are trained"
     )
-    parser.add_argument("--steps", type=positive, default=3, metavar="N", help="training steps of a trial")
+    parser.add_argument("--steps", type=positive_int, default=3, metavar="N", help="training steps of a trial")
     parser.add_argument("--data-dir", default="data", help="CIFAR-100 is read there, else a small set is generated")
     parser.add_argument("--enter", action="store_true", help="write its configuration and its entry in the plan")
     add_cuda_switch(parser)
@@ -47,13 +47,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def own_file(args: argparse.Namespace) -> Path | None:
     """The configuration that came with the distiller."""
-    return find_path(args.cfg, PAPER) if args.cfg else None
+    return resolve_path(args.cfg, PAPER) if args.cfg else None
 
 
 def images(args: argparse.Namespace, scratch: Path) -> Dataset:
-    """CIFAR-100 where it is, else a generated set."""
+    """CIFAR-100 where it is, else a synthetic dataset."""
     try:
-        return load_dataset("cifar100", find_path(args.data_dir, PAPER), download=False)
+        return load_dataset("cifar100", resolve_path(args.data_dir, PAPER), download=False)
     except UserError:
         write_generated(scratch, "cifar-100", train_per_class=5, test_per_class=1)
         return load_dataset("cifar100", scratch, download=False)
@@ -73,12 +73,12 @@ def prepare(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> Settin
     names = teacher_names(cfg)
     teachers = [build_network(name, "cifar100", data.num_classes, "DISTILLER.TEACHER") for name in names]
     if cfg.DISTILLER.TEACHER_CKPT:
-        for teacher, name, file in zip(teachers, names, teacher_files(cfg, data), strict=True):
-            load_network(teacher, file.path, name, "cifar100")
+        for teacher, checkpoint in zip(teachers, teacher_files(cfg, data), strict=True):
+            checkpoint.load_into(teacher, "student.")
     strong = RandAugment() if cfg.SOLVER.TRAINER in PAIRED else None
     normalization, augmentation = CIFAR100
     options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "limit": 1, "strong": strong}
-    batches = Batches(data.train, cfg.SOLVER.BATCH_SIZE, normalization, runtime.device, **options)
+    batches = DeviceLoader(data.train, cfg.SOLVER.BATCH_SIZE, normalization, runtime.device, **options)
     return Setting(cfg, student, teachers, batches, runtime, args.steps)
 
 
@@ -91,7 +91,7 @@ def report(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> bool:
     return all(finding.holds is not False for finding in findings)
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch, cuda_calls(args, runtime):

@@ -11,14 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
-from common.command_line import ArgumentParser, entry_point, find_path
+from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.data.flags import add_data_flags
 from common.errors import UserError
 from common.training.evaluation import evaluate
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
+from common.training.teachers import TeacherCheckpoint
 from edkd.engine.cfg import CFG
 from edkd.engine.experiment import PAPER, PREFIXES, build_network, evaluation_batches, load_data, require_network
-from edkd.engine.teachers import TeacherFile, find_teacher, load_network
+from edkd.engine.teachers import find_teacher, training_command
 
 PRETRAINED = "pretrain"
 
@@ -27,13 +28,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", default="", help="published name of the network")
     parser.add_argument("-c", "--ckpt", default=PRETRAINED, metavar="FILE", help="checkpoint, or pretrain")
-    parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="data set")
-    parser.add_argument("-bs", "--batch-size", type=int, default=64, metavar="N", help="images a batch")
+    parser.add_argument("-d", "--dataset", default="cifar100", choices=list(PREFIXES), help="dataset")
+    parser.add_argument("-bs", "--batch-size", type=positive_int, default=64, metavar="N", help="images per batch")
     add_data_flags(parser, training=False, folders=False)
     add_runtime_flags(parser, without=TRAINING_ONLY)
     args = parser.parse_args()
-    if args.batch_size < 1:
-        parser.error("-bs must be at least 1")
     return args
 
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     found = checkpoint_of(args)
     data = load_data(args, args.dataset)
     network = build_network(args.model, args.dataset, data.num_classes, "-m")
-    load_network(network, found.path, args.model, args.dataset)
+    found.load_into(network, "student.")
     network.to(runtime.device)
     batches = evaluation_batches(
         args, args.dataset, data.test, runtime, batch_size=args.batch_size, workers=CFG.DATASET.NUM_WORKERS
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
         print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
 
 
-def checkpoint_of(args: argparse.Namespace) -> TeacherFile:
+def checkpoint_of(args: argparse.Namespace) -> TeacherCheckpoint:
     """The file of `-c`.
 
     Raises:
@@ -62,13 +61,13 @@ def checkpoint_of(args: argparse.Namespace) -> TeacherFile:
     """
     if args.ckpt == PRETRAINED:
         return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX))
-    path = find_path(args.ckpt, PAPER)
+    path = resolve_path(args.ckpt, PAPER)
     if not path.is_file():
         raise UserError(f"-c: no file {args.ckpt} here, in {PAPER}/ or in the repository")
-    return TeacherFile(path, "given")
+    return TeacherCheckpoint(args.model, path, training_command(args.model, args.dataset))
 
 
-@entry_point
+@cli_main
 def main() -> None:
     args = parse_arguments()
     with runtime_from(args) as runtime:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.arithmetic import flops_of, matrix_product, report_arithmetic
-from benchmarks.plain import PlainLoop
+from benchmarks.plain import PlainDistillation
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
@@ -33,7 +33,8 @@ def test_a_step_counts_the_teacher_once_and_what_only_moves_memory_not_at_all():
     student = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 5))
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Linear(7, 5))
     batches = iter([(torch.randn(6, 3, 2, 2), torch.arange(6) % 5)])
-    loop = PlainLoop(student, teacher, lambda s, t, targets: (s - t).square().mean(), batches, torch.device("cpu"), 0.1)
+    device = torch.device("cpu")
+    loop = PlainDistillation(student, teacher, lambda s, t, targets: (s - t).square().mean(), batches, device, 0.1)
     # the student's output, its weights' gradient and, for batch norm, its input's; the teacher's two outputs
     assert flops_of(lambda: loop.steps(1)) == 2 * 6 * (3 * 12 * 5 + 12 * 7 + 7 * 5)
 

@@ -21,6 +21,7 @@ from common.models import list_models
 from common.training.engine import Trainer
 from common.training.fast_path import use_fused
 from common.training.runtime import Runtime
+from common.training.training_step import TrainingStep
 from edkd.distillers import distiller_dict
 from tests.golden import conformance_names
 from tests.operators import OperatorLog
@@ -212,18 +213,18 @@ def test_whatever_a_check_raises_is_its_verdict(place):
 
 def test_wrong_steps_are_found(place, monkeypatch):
     """An optimizer that does a tenth too much, in the fast way alone."""
-    step = Trainer._step_optimizer
+    take = TrainingStep._step_optimizer
 
-    def too_much(trainer: Trainer) -> None:
-        before = [p.detach().clone() for p in trainer.method.trainable_parameters()]
-        step(trainer)
-        if not trainer.runtime.plain:
+    def too_much(step: TrainingStep) -> None:
+        before = [p.detach().clone() for p in step.method.trainable_parameters()]
+        take(step)
+        if not step.runtime.plain:
             with torch.no_grad():
-                for p, was in zip(trainer.method.trainable_parameters(), before, strict=True):
+                for p, was in zip(step.method.trainable_parameters(), before, strict=True):
                     p.add_(p - was, alpha=0.1)
 
     assert run_check("x", Check(lambda place: steps.check_steps("edkd KD", place)), place).status == OK
-    monkeypatch.setattr(Trainer, "_step_optimizer", too_much)
+    monkeypatch.setattr(TrainingStep, "_step_optimizer", too_much)
     found = run_check("x", Check(lambda place: steps.check_steps("edkd KD", place)), place)
     assert found.status == FAILED
     assert "apart; allowed" in found.text
@@ -288,17 +289,17 @@ def stand_ins(monkeypatch):
     def blocker(runtime: Runtime) -> str | None:
         return None if runtime.graphs and not runtime.plain else "--no-graphs"
 
-    capture_steps = Trainer.capture_steps
+    capture = TrainingStep.capture
 
-    def capture_fused_steps(trainer: Trainer, graphs: OperatorLog) -> None:
-        use_fused(trainer.optimizer)  # as on a GPU: the others read the learning rate
-        capture_steps(trainer, graphs)
+    def capture_fused(step: TrainingStep, graphs: OperatorLog) -> None:
+        use_fused(step.optimizer)  # as on a GPU: the others read the learning rate
+        capture(step, graphs)
 
-    monkeypatch.setattr(Trainer, "capture_steps", capture_fused_steps)
+    monkeypatch.setattr(TrainingStep, "capture", capture_fused)
     monkeypatch.setattr(Place, "require_gpu", lambda place: None)
-    for module in ("common.training.engine", "common.training.evaluation"):
+    for module in ("common.training.training_step", "common.training.evaluation"):
         monkeypatch.setattr(f"{module}.graphs_blocker", blocker)
-    for module in ("common.training.engine", "benchmarks.first_run.machinery"):
+    for module in ("common.training.training_step", "benchmarks.first_run.machinery"):
         monkeypatch.setattr(f"{module}.CudaGraphs", make_log)
     for module in (machinery, training):
         monkeypatch.setattr(module, "counted_replays", counted_replays)
@@ -346,7 +347,7 @@ def test_checks_of_the_loop_hold_here(name, place):
 
 
 def test_momentum_left_in_another_layout_is_found(place, monkeypatch):
-    monkeypatch.setattr("common.training.engine.keep_parameter_layout", lambda optimizer: None)
+    monkeypatch.setattr("common.training.training_step.keep_parameter_layout", lambda optimizer: None)
     with pytest.raises(CheckError, match="another layout"):
         machinery.check_restored_momentum(place)
 
@@ -356,11 +357,11 @@ def test_a_resume_that_forgets_momentum_is_found(place, monkeypatch):
 
     def forgetful(trainer: Trainer) -> bool:
         resumed = resume(trainer)
-        trainer.optimizer.state.clear()
+        trainer.step.optimizer.state.clear()
         return resumed
 
     monkeypatch.setattr(Trainer, "resume", forgetful)
-    with pytest.raises(CheckError, match="from the unbroken run"):
+    with pytest.raises(CheckError, match="from the uninterrupted run"):
         machinery.check_resume(place)
 
 

@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
         ("aten::cat", "concatenation, copies"),
         ("aten::channel_shuffle", "concatenation, copies"),
         ("aten::adaptive_avg_pool2d", "pooling"),
-        ("Optimizer.step#SGD.step", "optimiser"),
-        ("aten::_fused_sgd_", "optimiser"),
+        ("Optimizer.step#SGD.step", "optimizer"),
+        ("aten::_fused_sgd_", "optimizer"),
         (DATA, DATA),
         ("aten::empty", REST),
         # kernels of a GPU
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
         ("void at::native::batch_norm_backward_reduce_channels_last_kernel<4>", "batch norm"),
         ("void at::native::vectorized_elementwise_kernel<4, launch_clamp_scalar>", "activations, other elementwise"),
         ("void at::native::(anonymous namespace)::CatArrayBatchedCopy<float>", "concatenation, copies"),
-        ("void at::native::multi_tensor_apply_kernel<FusedSgdMathFunctor<float>>", "optimiser"),
+        ("void at::native::multi_tensor_apply_kernel<FusedSgdMathFunctor<float>>", "optimizer"),
         ("void at::native::indexSelectLargeIndex<int>", DATA),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_batch_norm_multiplies_is_batch_norms():
     found = shares(step, CPU)
     assert list(found) == [*KINDS, IDLE]
     assert sum(found.values()) == pytest.approx(1)
-    for kind in ("convolution, forward", "convolution, backward", "batch norm", "optimiser"):
+    for kind in ("convolution, forward", "convolution, backward", "batch norm", "optimizer"):
         assert found[kind] > 0, kind
     assert found["matrix products"] == found[DATA] == 0
 

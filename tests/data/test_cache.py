@@ -30,7 +30,7 @@ def decoded(monkeypatch) -> list[str]:
 
 @pytest.fixture
 def root(generated_data, tmp_path) -> Path:
-    """A directory with one data set, CIFAR-10."""
+    """A directory with one dataset, CIFAR-10."""
     shutil.copytree(generated_data / CIFAR10, tmp_path / CIFAR10)
     return tmp_path
 
@@ -69,11 +69,12 @@ def test_identity_is_that_of_the_files_at_hand(root):
 
 def test_images_in_folders_are_decoded_once_a_size(tmp_path, decoded):
     for i, part in enumerate(("train", "val")):
-        (tmp_path / "pets" / part / "cat").mkdir(parents=True)
-        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "pets" / part / "cat/0.png")
+        for name in ("cat", "dog"):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / "pets" / part / name / "0.png")
     for size in (None, 10, None, 10):
         data = load_dataset("pets", tmp_path, image_size=size)
-        assert data.train.pixels.shape == (1, size or 20, size or 20, 3)
+        assert data.train.pixels.shape == (2, size or 20, size or 20, 3)
         assert (data.train.pixels[0, 0, 0, 0], data.test.pixels[0, 0, 0, 0]) == (0, 1)
     assert decoded == ["decode"] * 4  # two parts, two sizes
 

@@ -1,4 +1,4 @@
-"""Data sets on disk are read as published, and what does not fit is named."""
+"""Datasets on disk are read as published, and what does not fit is named."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ def test_cifar(name, folder, train, test, labels, generated_data):
         "train_images": 300,
         "test_images": 100,
     }
-    assert data.content == "generated set (common.data.synthetic), not the real data"
+    assert data.content == "synthetic dataset (common.data.synthetic), not the real data"
 
 
 def test_other_content_is_named_as_such(generated_data, tmp_path):
@@ -85,7 +85,7 @@ def test_real_cifar100():
     assert set(np.bincount(data.train.targets)) == {500}
     assert set(np.bincount(data.test.targets)) == {100}
     assert (data.classes[0], data.classes[99]) == ("apple", "worm")
-    # the statistics that these papers normalise by are those of this set
+    # the statistics that these papers normalize by are those of this set
     pixels = data.train.pixels[::10].reshape(-1, 3) / 255
     assert pixels.mean(0) == pytest.approx([0.5070751592371323, 0.48654887331495095, 0.4409178433670343], abs=5e-3)
     assert pixels.std(0) == pytest.approx([0.2673342858792401, 0.2564384629170883, 0.27615047132568404], abs=5e-3)
@@ -235,7 +235,7 @@ def test_incomplete_image_folders(pets):
     (pets / "val").mkdir()
     with pytest.raises(UserError, match=r"val: no images"):
         load_dataset("pets", pets.parent)
-    with pytest.raises(UserError, match="unknown data set 'dogs'"):
+    with pytest.raises(UserError, match="unknown dataset 'dogs'"):
         load_dataset("dogs", pets.parent)
 
 
@@ -306,7 +306,7 @@ def test_absent_sets_are_downloaded(server, generated_data, tmp_path):
     data = load_dataset("cifar10", tmp_path / "new/data")
     assert data.fingerprint == load_dataset("cifar10", generated_data).fingerprint
     present = sorted(f.name for f in (tmp_path / "new/data").iterdir())
-    assert present == [".cache", "cifar-10-batches-py", server[0].name]
+    assert present == [".cache", ".lock", "cifar-10-batches-py", server[0].name]
 
 
 def test_an_archive_placed_by_hand_is_unpacked(server, tmp_path):

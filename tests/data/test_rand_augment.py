@@ -10,7 +10,7 @@ import torch
 import torchvision.transforms.v2.functional as vision
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from common.data import Augmentation, Batch, Batches, ImageArrays, Normalization, RandAugment
+from common.data import Augmentation, Batch, DeviceLoader, ImageArrays, Normalization, RandAugment
 from common.data.rand_augment import KINDS, RANDAUGMENT, Operation, RandAugmentDraws
 from common.errors import UserError
 
@@ -89,7 +89,7 @@ def by_pillow(pixels: np.ndarray, draws: RandAugmentDraws, position: int) -> np.
 def check(data: ImageArrays, strong: RandAugment, augmentation: Augmentation | None = None) -> None:
     """Every strong view of an epoch is what Pillow makes of the same choices."""
     _, height, width, _ = data.pixels.shape
-    batches = Batches(data, 64, AS_IT_IS, augmentation=augmentation, strong=strong, shuffle=True, seed=3)
+    batches = DeviceLoader(data, 64, AS_IT_IS, augmentation=augmentation, strong=strong, shuffle=True, seed=3)
     random = np.random.default_rng([3, 2, 1])
     crops = (augmentation or Augmentation()).draw(random, len(data))
     draws = strong.draw(random, len(data))
@@ -181,9 +181,9 @@ def test_draws_have_the_stated_distribution():
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def loader(count: int = 200, **options) -> Batches:
+def loader(count: int = 200, **options) -> DeviceLoader:
     options = {"augmentation": CROP_FLIP, "strong": RandAugment(), "shuffle": True, "seed": 4, **options}
-    return Batches(images(count), options.pop("batch_size", 16), AS_IT_IS, **options)
+    return DeviceLoader(images(count), options.pop("batch_size", 16), AS_IT_IS, **options)
 
 
 def test_order_and_weak_views_are_those_of_a_loader_without_pairs():
@@ -221,7 +221,7 @@ def test_strong_views_depend_on_seed_and_epoch_alone():
 def test_processes_share_each_pair(world_size, monkeypatch):
     """Also where they prepare other numbers of batches at once."""
     whole = list(loader().epoch(1))
-    monkeypatch.setattr("common.data.batches.BLOCK_ON_CPU", 2 * 16 * 32 * 32)
+    monkeypatch.setattr("common.data.device_loader.BLOCK_ON_CPU", 2 * 16 * 32 * 32)
     shares = [list(loader(rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
     for batch, *parts in zip(whole, *shares, strict=True):
         for view in ("images", "strong_images", "indices"):

@@ -1,4 +1,4 @@
-"""The generated sets load through the readers of the real ones, are the same bytes every time, and are learnable."""
+"""The synthetic datasets load through the readers of the real ones, are always the same bytes, and are learnable."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from PIL import Image
 from torch import nn
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder, OxfordIIITPet
 
-from common.data import synthetic
-from common.data.synthetic import LAYOUTS, MARKER, class_groups, main, read_marker, write_generated
+from common.data.synthetic import LAYOUTS, MARKER, class_groups, read_marker, write_generated
+from common.data.synthetic import settings as synthetic_settings
+from common.data.synthetic.__main__ import main
 from common.errors import UserError
 
 
@@ -150,7 +151,7 @@ def test_tiny_imagenet_has_the_published_files(tmp_path):
     for file in folder.rglob("train/*/images/*.JPEG"):
         with Image.open(file) as image:
             kinds.append((image.mode, image.size))
-    # One greyscale picture in fifty, which readers have to convert.
+    # One grayscale picture in fifty, which readers have to convert.
     assert sorted(kinds) == [("L", (64, 64))] + [("RGB", (64, 64))] * 59
 
 
@@ -182,7 +183,7 @@ def test_same_settings_give_the_same_bytes(layout, tmp_path):
 def test_bytes_are_those_of_this_version(tmp_path):
     """Sets of one version are comparable between machines and commits. New bytes? Then raise `_VERSION`."""
     batch = pickle.loads((write(tmp_path, "cifar-10") / "data_batch_1").read_bytes(), encoding="latin1")
-    assert (synthetic._VERSION, zlib.crc32(batch["data"].tobytes())) == (1, 4206514930)
+    assert (synthetic_settings.VERSION, zlib.crc32(batch["data"].tobytes())) == (1, 4206514930)
 
 
 def test_training_and_test_images_differ(tmp_path):
@@ -239,7 +240,7 @@ def test_small_network_learns_and_confuses_within_groups(tmp_path):
 def test_existing_set_is_kept_and_its_marker_tells_the_settings(tmp_path):
     folder = write(tmp_path, "cifar-100", seed=3)
     settings = {"layout": "cifar-100", "classes": 100, "train_per_class": 2, "test_per_class": 1, "seed": 3}
-    assert read_marker(folder)["settings"] == {**settings, "version": synthetic._VERSION}
+    assert read_marker(folder)["settings"] == {**settings, "version": synthetic_settings.VERSION}
     before = (folder / "train").stat().st_mtime_ns
     assert write(tmp_path, "cifar-100", seed=3) == folder
     assert (folder / "train").stat().st_mtime_ns == before
@@ -250,7 +251,7 @@ def test_real_data_are_never_overwritten(tmp_path):
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     (folder / "train").write_bytes(b"real")
-    with pytest.raises(UserError, match="not a generated set"):
+    with pytest.raises(UserError, match="not a synthetic dataset"):
         write(tmp_path, "cifar-100")
     assert contents(folder) == {"train": b"real"}
 
@@ -260,7 +261,7 @@ def test_a_marker_of_something_else_does_not_count(tmp_path):
     folder.mkdir()
     for text in ("", "[]", '{"settings": 1}', "\x00"):
         (folder / MARKER).write_text(text)
-        with pytest.raises(UserError, match="not a generated set"):
+        with pytest.raises(UserError, match="not a synthetic dataset"):
             write(tmp_path, "cifar-100")
 
 
@@ -286,7 +287,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_run_leaves_nothing(error, tmp_path, monkeypatch):
-    def break_off(folder: Path, settings: synthetic.Settings) -> None:
+    def break_off(folder: Path, settings: synthetic_settings.Settings) -> None:
         (folder / "train").write_bytes(b"half")
         raise error
 
@@ -301,7 +302,7 @@ def test_two_at_once_do_not_mix(same, tmp_path, monkeypatch):
     """Another process finishes its set while this one still writes."""
     original = LAYOUTS["cifar-10"]
 
-    def write_slowly(folder: Path, settings: synthetic.Settings) -> None:
+    def write_slowly(folder: Path, settings: synthetic_settings.Settings) -> None:
         original.write(folder, settings)
         monkeypatch.setitem(LAYOUTS, "cifar-10", original)
         write(tmp_path, "cifar-10", seed=0 if same else 1)
@@ -322,7 +323,7 @@ def test_two_at_once_do_not_mix(same, tmp_path, monkeypatch):
         ({"train_per_class": 0}, "--train-per-class must be from 1"),
         ({"test_per_class": 5001}, "--test-per-class must be from 1 to 5000"),
         ({"seed": -1}, "--seed must not be negative"),
-        ({"classes": 10}, "has 100 classes, not 10"),
+        ({"layout": "cifar-10", "classes": 9}, "has 10 classes, not 9"),
         ({"layout": "tiny-imagenet-200", "classes": 201}, "2 to 200 classes"),
     ],
 )

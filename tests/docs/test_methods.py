@@ -20,9 +20,10 @@ from edkd.distillers import distiller_dict
 from edkd.engine.cfg import CFG
 from edkd.engine.method import make_distiller
 from mlkd.methods import FineTuning, MultiLevel
-from mlkd.mixing import Mixing
+from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.student import MultiResNetV2
-from mtkd_rl.methods import Averaging, MultiTeacherRL
+from mtkd_rl.methods import MultiTeacherRL
+from mtkd_rl.multi_teacher import Averaging
 from tests.edkd.checks import SMALL, configuration
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 
@@ -131,8 +132,8 @@ METHODS = {
     ("mtkd_rl", "MultiTeacherRL"): lambda: MultiTeacherRL(
         rl("resnet8"), {"wrn_16_1": rl("wrn_16_1"), "resnet8": rl("resnet8")}, 32
     ),
-    ("mlkd", "MultiLevel"): lambda: MultiLevel(tiny_student(), tiny_network(), Mixing(K, 0, 0), 1, 10),
-    ("mlkd", "FineTuning"): lambda: FineTuning(tiny_network(), Mixing(K, 0, 0)),
+    ("mlkd", "MultiLevel"): lambda: MultiLevel(tiny_student(), tiny_network(), MixupCutmix(K, 0, 0), 1, 10),
+    ("mlkd", "FineTuning"): lambda: FineTuning(tiny_network(), MixupCutmix(K, 0, 0)),
 }
 
 
@@ -201,13 +202,13 @@ class TestCommands:
         for run in load_plan():
             here = place[" ".join(run.command)]
             if run.paper == "tfkd" and here >= 0:
-                assert all(0 <= place[command[needed]] < here for needed in run.needs), run.experiment
+                assert all(0 <= place[command[needed]] < here for needed in run.depends_on), run.experiment
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.methods[0][0] == "edkd"], ids=by_name)
 def test_hyperparameters_are_the_defaults(page):
     rows = re.findall(r"^\| `([A-Z_.0-9]+)` \| (.*?) \|", section(page, "Hyperparameters"), flags=re.MULTILINE)
-    defaults = dict(CFG.items())
+    defaults = dict(CFG.leaves())
     assert rows
     assert dict(rows) == {key: str(defaults[key]) for key, _ in rows}
 
@@ -216,4 +217,4 @@ def test_hyperparameters_are_the_defaults(page):
 def test_no_hyperparameter_is_left_out(kind):
     (page,) = page_of("edkd", kind)
     named = set(re.findall(r"^\| `([A-Z_.0-9]+)` \|", section(page, "Hyperparameters"), flags=re.MULTILINE))
-    assert {key for key in dict(CFG.items()) if key.startswith(f"{kind}.")} <= named
+    assert {key for key in dict(CFG.leaves()) if key.startswith(f"{kind}.")} <= named

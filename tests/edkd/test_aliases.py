@@ -101,6 +101,9 @@ def forget():
         ("mdistiller.engine.cfg", "edkd.engine.cfg"),
         ("mdistiller.engine.utils", "edkd.engine.utils"),
         ("mdistiller.models", "edkd.models"),
+        ("mdistiller.models.cifar", "edkd.models.cifar"),
+        ("mdistiller.models.cifar.resnet", "edkd.models.cifar.resnet"),
+        ("mdistiller.models.imagenet", "edkd.models.imagenet"),
         ("mdistiller", "edkd"),
     ],
 )
@@ -130,6 +133,40 @@ def test_statements_as_files_have_them():
     meter.update(1.0, 3)
     meter.update(5.0)
     assert (meter.avg, meter.val) == (2.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "kind"),
+    [
+        ("resnet", ("resnet8", "resnet20", "resnet8x4", "resnet32x4"), "ResNet"),
+        ("resnetv2", ("ResNet18", "ResNet50"), "ResNet"),
+        ("wrn", ("wrn_16_1", "wrn_40_2"), "WideResNet"),
+        ("vgg", ("vgg8_bn", "vgg13_bn"), "VGG"),
+        ("mobilenetv2", ("mobile_half",), "MobileNetV2"),
+        ("ShuffleNetv1", ("ShuffleV1",), "ShuffleNet"),
+        ("ShuffleNetv2", ("ShuffleV2",), "ShuffleNetV2"),
+    ],
+)
+def test_builders_of_networks_in_their_published_modules(module, names, kind):
+    """Each builds a network that answers as distillers expect, and is an instance of the module's class."""
+    module = importlib.import_module(f"mdistiller.models.cifar.{module}")
+    with torch.device("meta"):
+        for name in names:
+            network = getattr(module, name)(num_classes=10)
+            assert type(network).__name__ == kind
+            assert isinstance(network, getattr(module, kind))
+            logits, feature = network(torch.empty(2, 3, 32, 32))
+            assert logits.shape == (2, 10)
+            assert set(feature) == {"feats", "preact_feats", "pooled_feat"}
+
+
+def test_builders_of_imagenet_networks():
+    from mdistiller.models.imagenet.mobilenetv1 import MobileNetV1
+    from mdistiller.models.imagenet.resnet import ResNet, resnet18
+
+    with torch.device("meta"):
+        assert isinstance(resnet18(), ResNet)
+        assert MobileNetV1().fc.out_features == 1000
 
 
 def test_what_is_not_there_is_said():

@@ -50,7 +50,7 @@ def check(run_script, generated_data, tmp_path):
         try:
             return run_script("check_distiller", f"{file}:Theirs", *where, *SMALL, *words)
         finally:
-            CFG._entries.pop("THEIRS", None)  # the next file declares it again
+            CFG.pop("THEIRS", None)  # the next file declares it again
             for name in [name for name in sys.modules if name.startswith("edkd.distillers.files_")]:
                 del sys.modules[name]
 
@@ -157,7 +157,7 @@ def test_into_the_tables(check, tmp_path, monkeypatch):
     assert written["THEIRS"] == {"W": 3.0}
     assert "LOG" not in written
     (run,) = (run for run in load_plan(experiments) if run.experiment == "cifar100/theirs/res56_res20")
-    assert run.needs == ("cifar100/vanilla DISTILLER.STUDENT resnet56",)
+    assert run.depends_on == ("cifar100/vanilla DISTILLER.STUDENT resnet56",)
     (table,) = (t for t in load_tables(experiments) if t.id == "edkd/dkd-original")
     column = {cell.row for cell in table.cells if cell.column == "resnet56 / resnet20"}
     assert {"theirs", "KD", "DKD", "EDKD", "no teacher"} <= column

@@ -28,7 +28,7 @@ SCHEDULES = conformance("schedules.json")["edkd"]
 DIFFERENT_DEFAULTS = {"LOG.PREFIX"}  # a directory of the authors' machine
 OWN_KEYS = {
     *("DISTILLER.TEACHER_CKPT", "EDKD.FORM", "FITNET.PROBE_IN_TRAIN_MODE", "VID.PROBE_IN_TRAIN_MODE"),
-    *("VID.LEARN_SCALES", "OFD.TEACHER_IN_TRAIN_MODE", "REVIEWKD.LIMIT_MID_CHANNEL"),
+    *("DATASET.IMAGE_SIZE", "VID.LEARN_SCALES", "OFD.TEACHER_IN_TRAIN_MODE", "REVIEWKD.LIMIT_MID_CHANNEL"),
 }
 
 
@@ -44,7 +44,7 @@ def arguments(cfg: str = "", *opts: str, **more: object) -> argparse.Namespace:
 
 
 def test_published_defaults():
-    published, ours = flat(PUBLISHED["cfg_defaults"]["edkd_tree"]), dict(CFG.items())
+    published, ours = flat(PUBLISHED["cfg_defaults"]["edkd_tree"]), dict(CFG.leaves())
     assert {key for key in published if ours[key] != published[key]} == DIFFERENT_DEFAULTS
     assert ours.keys() - published.keys() == OWN_KEYS
 
@@ -124,7 +124,7 @@ class TestValues:
     )
     def test_values_take_the_type_of_their_default(self, key, text, value):
         self.cfg.merge_from_list([key, text])
-        found = dict(self.cfg.items())[key]
+        found = dict(self.cfg.leaves())[key]
         assert found == value
         assert type(found) is type(value)
 
@@ -232,7 +232,7 @@ def test_every_key_is_read_by_something(monkeypatch, run_script, generated_data,
 
     def paths(node: Node, above: str = "") -> dict[tuple[int, str], str]:
         found = {}
-        for key, value in node._entries.items():
+        for key, value in node.items():
             name = f"{above}{key}"
             found |= paths(value, f"{name}.") if isinstance(value, Node) else {(id(node), key): name}
         return found
@@ -256,5 +256,5 @@ def test_every_key_is_read_by_something(monkeypatch, run_script, generated_data,
     teacher = ["DISTILLER.TYPE", "KD", "DISTILLER.TEACHER", "resnet8"]
     assert run_script("train", *student, *teacher, *data).code == 0
     names = {path for cfg in kept for place, path in paths(cfg).items() if place in seen}
-    unread = {key for key, _ in CFG.items()} - names
+    unread = {key for key, _ in CFG.leaves()} - names
     assert unread == set(WITHOUT_EFFECT)

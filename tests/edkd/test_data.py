@@ -1,4 +1,4 @@
-"""The data sets of this framework beside CIFAR-100: ImageNet at 224 by worker processes, Tiny-ImageNet."""
+"""The datasets of this framework beside CIFAR-100: ImageNet at 224 by worker processes, Tiny-ImageNet."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.data import Normalization
-from common.data.large_images import LargeImageBatches, load_imagenet
+from common.data.image_files import ImageFileLoader, load_imagenet
 from common.data.synthetic import write_generated
 from common.errors import UserError
 from tests.golden import SHARED
@@ -28,14 +28,14 @@ def flags(root, tmp_path) -> list[str]:
 
 def batches(root, epoch: int = 0, part: str = "train", **options) -> list:
     images = getattr(load_imagenet(root), part)
-    return list(LargeImageBatches(images, 4, PLAIN, train=part == "train", **options).epoch(epoch))
+    return list(ImageFileLoader(images, 4, PLAIN, train=part == "train", **options).epoch(epoch))
 
 
 class TestLargeImages:
     def test_the_set(self, root):
         data = load_imagenet(root)
         assert (data.num_classes, len(data.train), len(data.test)) == (3, 15, 6)
-        assert data.content.startswith("generated set")
+        assert data.content.startswith("synthetic dataset")
         kept, cut = data.train.split(0.2)
         assert (len(kept), len(cut)) == (12, 3)
         assert sorted(cut.targets.tolist()) == [0, 1, 2]
@@ -83,10 +83,10 @@ class TestLargeImages:
         (tmp_path / "imagenet/val/a").mkdir(parents=True)
         with pytest.raises(UserError, match="no images"):
             load_imagenet(tmp_path)
-        for name in "xy":  # one alone would be too few to train on
-            (tmp_path / f"imagenet/train/a/{name}.JPEG").write_bytes(b"no image")
-        (tmp_path / "imagenet/val/a/x.JPEG").write_bytes(b"no image")
-        with pytest.raises(UserError, match=r"cannot read image .*[xy]\.JPEG"):
+        for folder in ("train/a", "train/b", "val/a", "val/b"):
+            (tmp_path / "imagenet" / folder).mkdir(exist_ok=True)
+            (tmp_path / "imagenet" / folder / "x.JPEG").write_bytes(b"no image")
+        with pytest.raises(UserError, match=r"cannot read image .*x\.JPEG"):
             batches(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The two-momentum optimiser alone, against the published implementation's figures."""
+"""The two-momentum optimizer alone, against the published implementation's figures."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def normal(seed: int, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
 
 
-@pytest.mark.parametrize("interrupted", [False, True], ids=["unbroken", "restored each step"])
+@pytest.mark.parametrize("interrupted", [False, True], ids=["uninterrupted", "restored each step"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_steps(case, interrupted):
     seed, shapes = case["seed"], case["shapes"]

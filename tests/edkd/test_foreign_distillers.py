@@ -1,6 +1,7 @@
 """Distillers as people write them for mdistiller and its forks, in files of their own, through the training script."""
 
 import json
+import math
 import textwrap
 
 import pytest
@@ -10,10 +11,13 @@ import torch.nn.functional as F
 from common.errors import UserError
 from common.models import create_model
 from common.training.runtime import Runtime
+from edkd.distillers._base import TeacherLogits
 from edkd.engine.cfg import CFG
 from edkd.engine.config import check
+from edkd.engine.cuda_as_cpu import CudaAsCpu
 from edkd.engine.method import make_distiller, make_method
 from edkd.engine.registry import load_distiller
+from edkd.engine.signatures import extra_parameters
 
 CPU = Runtime(torch.device("cpu"))
 HEAD = """
@@ -249,6 +253,43 @@ class TestMode:
             method_of(write(body))
 
 
+class TestDerivedFromOneOfOurs:
+    """A subclass inherits the code of a distiller, and none of its promises."""
+
+    HEAD = HEAD + "from .DKD import DKD\nfrom .KD import KD\n"
+    BODY = """
+        class Theirs(BASE):
+            STATED
+
+            def forward_train(self, image, target, **kwargs):
+                logits, losses = super().forward_train(image, target, **kwargs)
+                _, feature = self.student(image)
+                _, feature_teacher = self.teacher(image)
+                pairs = zip(feature["feats"], feature_teacher["feats"])
+                losses["loss_maps"] = sum(F.mse_loss(s.view(len(s), -1), t.view(len(t), -1)) for s, t in pairs)
+                return logits, losses
+        """
+
+    @pytest.mark.parametrize("base", ["KD", "DKD"])
+    def test_nothing_is_promised(self, base, write):
+        method = method_of(write(self.BODY.replace("BASE", base).replace("STATED", ""), head=self.HEAD))
+        assert not method.graph_capturable
+        assert not method.channels_last
+        assert method.epoch_dependent_until == math.inf
+        assert step(method).losses["loss_maps"] > 0
+
+    def test_its_own_promises_hold(self, write):
+        stated = "channels_last = True; graph_capturable = True; epoch_dependent_until = 5; teacher_features = False"
+        body = self.BODY.replace("BASE", "KD").replace("STATED", stated).partition("            def forward_train")[0]
+        method = method_of(write(body, head=self.HEAD))
+        assert (method.graph_capturable, method.channels_last, method.epoch_dependent_until) == (True, True, 4)
+        assert isinstance(method.distiller.teacher, TeacherLogits)
+
+    def test_ours_keep_theirs(self):
+        method = method_of("DKD")
+        assert (method.graph_capturable, method.channels_last, method.epoch_dependent_until) == (True, True, 19)
+
+
 class TestWhatIsTrained:
     def test_what_the_distiller_froze_stays(self, write):
         body = PLAIN.replace(
@@ -272,6 +313,170 @@ class TestWhatIsTrained:
         assert teacher.conv1.weight.grad is None
         assert method.frozen_modules() == []
 
+    GROUPS = (
+        "return [{'params': self.student.parameters()}, {'params': self.extra.weight, 'lr': 0.1}, *named]",
+        "return [*self.student.named_parameters(), *self.extra.parameters()]",
+        "return nn.ModuleList([self.student, self.extra]).parameters()",
+        "return (p for p in self.parameters() if p.requires_grad)",
+    )
+
+    def with_learnable(self, text, write):
+        body = PLAIN.replace(
+            "    def forward_train",
+            "        self.extra = nn.Linear(2, 2)\n"
+            "        for p in teacher.parameters():\n            p.requires_grad = False\n\n"
+            "    def get_learnable_parameters(self):\n        named = [('b', self.extra.bias)]\n"
+            f"        {text}\n\n    def forward_train",
+        )
+        return method_of(write(body))
+
+    @pytest.mark.parametrize("text", GROUPS)
+    def test_however_they_are_given(self, text, write):
+        method = self.with_learnable(text, write)
+        expected = [*method.student.parameters(), *method.distiller.extra.parameters()]
+        assert {id(p) for p in method.trainable_parameters()} == {id(p) for p in expected}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("return [{'params': self.student.parameters(), 'weight_decay': 0}]", "group with a weight_decay of"),
+            ("return [self.student]", "has a ResNet in it"),
+            ("return [torch.nn.Parameter(torch.ones(1))]", "that no module of it owns"),
+        ],
+    )
+    def test_what_cannot_be(self, text, message, write):
+        with pytest.raises(UserError, match=message):
+            self.with_learnable(text, write)
+
+
+class TestExtraParameters:
+    """For the record, whatever it is."""
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("return 6", 6),
+            ("return '6 numbers'", "6 numbers"),
+            ("return None", None),
+            ("return torch.tensor(6)", 6),
+            ("return self.extra", 6),
+            ("return list(self.extra.parameters())", 6),
+            ("return sum(p.numel() for p in self.extra.parameters()), 'more'", "(6, 'more')"),
+        ],
+    )
+    def test_value(self, text, value, write):
+        body = PLAIN.replace("    def forward_train", "        self.extra = nn.Linear(2, 2)\n\n    def forward_train")
+        body += f"\n    def get_extra_parameters(self):\n        {text}\n"
+        found = extra_parameters(method_of(write(body)).distiller)
+        assert found == value
+        assert type(found) is type(value)
+
+
+ALONE = """
+class Theirs(nn.Module):
+    def __init__(self, student, CFG):
+        super().__init__()
+        self.student = student
+        self.rate = CFG.SOLVER.LR
+
+    def get_learnable_parameters(self):
+        return [parameter for _, parameter in self.student.named_parameters()]
+
+    def get_extra_parameters(self):
+        return 0
+
+    def forward(self, **kwargs):
+        return self.forward_train(**kwargs) if self.training else self.forward_test(kwargs["image"])
+
+    def forward_train(self, image, target, **kwargs):
+        logits, _ = self.student(image)
+        return logits, {"loss": F.cross_entropy(logits, target)}
+
+    def forward_test(self, image):
+        return self.student(image)[0]
+"""
+
+
+class TestConstructor:
+    @pytest.mark.parametrize(
+        "signature",
+        [
+            "student, teacher, cfg",
+            "model_s, model_t, opt",
+            "student, teacher",
+            "student, teacher, cfg, num_data",
+            "student, teacher, cfg, n_data, momentum=0.9",
+            "student, teacher, cfg, *, num_data",
+            "student, teacher, cfg, **options",
+            "*networks",
+        ],
+    )
+    def test_gets_what_it_takes(self, signature, write):
+        body = PLAIN.replace("student, teacher, cfg", signature, 1).replace(
+            "super(Theirs, self).__init__(student, teacher)\n",
+            "given = locals()\n        names = list(given.get('networks', given.values()))\n"
+            "        names = [n for n in names if isinstance(n, nn.Module) and n is not self]\n"
+            "        super(Theirs, self).__init__(*names)\n"
+            "        assert given.get('num_data', given.get('n_data', 40)) == 40\n",
+        )
+        step(method_of(write(body)))
+
+    @pytest.mark.parametrize("name", ["cfg", "config", "opt", "args"])
+    def test_without_a_teacher(self, name, write, train, tmp_path):
+        source = write(ALONE.replace("CFG", name))
+        if name != "cfg":
+            return step(method_of(source, teachers=()))
+        ended = train(source, "DISTILLER.TEACHER", "", "DISTILLER.TEACHER_CKPT", "")
+        assert ended.code == 0, ended.stderr
+        (file,) = (tmp_path / "output").glob("**/run.json")
+        assert json.loads(file.read_text())["teachers"] == []
+
+
+class TestResult:
+    @pytest.mark.parametrize("extra", ["0.0", "0", "np.float32(0.5)", "np.float64(0)"])
+    def test_numbers_among_the_losses(self, extra, write):
+        head = HEAD + "import numpy as np\n"
+        plain, more = (
+            sum(step(method_of(write(body, name, head))).losses.values())
+            for body, name in (
+                (PLAIN, "plain"),
+                (PLAIN.replace("return logits_student, {", f"return logits_student, {{'n': {extra}, "), "more"),
+            )
+        )
+        assert more.item() == pytest.approx(plain.item() + (0.5 if "32" in extra else 0))
+
+    @pytest.mark.parametrize(
+        ("result", "given"),
+        [
+            ("logits_student", "Tensor"),
+            ("logits_student, logits_student.mean()", "Tensor, Tensor"),
+            ("logits_student, [logits_student.mean()]", "Tensor, list"),
+            ("(logits_student, 1), {'a': logits_student.mean()}", "tuple, dict"),
+            ("None", "NoneType"),
+        ],
+    )
+    def test_what_is_none(self, result, given, write):
+        body = PLAIN.partition("        return")[0] + f"        return {result}\n"
+        with pytest.raises(UserError, match=r"Theirs.forward_train returns \(") as error:
+            method_of(write(body))
+        assert given in str(error.value)
+
+    def test_modules_of_no_size(self, write):
+        with pytest.raises(UserError, match=r"nn\.Lazy"):
+            method_of(
+                write(
+                    PLAIN.replace("    def forward_train", "        self.a = nn.LazyLinear(3)\n\n    def forward_train")
+                )
+            )
+
+    def test_modules_made_in_training(self, write):
+        body = PLAIN.replace(
+            "        return",
+            "        if not hasattr(self, 'late'):\n            self.late = nn.Linear(2, 2)\n        return",
+        )
+        (message,) = method_of(write(body)).messages
+        assert "Theirs.forward_train makes late, which no optimizer trains" in message
+
 
 class TestKeywords:
     BODY = (
@@ -289,6 +494,9 @@ class TestKeywords:
         [
             ("image_weak, image_strong", {"epoch"}),
             ("image, image_strong", {"epoch"}),
+            ("image_w, image_s", {"epoch"}),
+            ("weak_image, strong_image", {"epoch"}),
+            ("image, image_aug", {"epoch"}),
             ("image", {"epoch", "image_strong"}),
             ("target=None", {"epoch", "image", "image_weak", "image_strong"}),
         ],
@@ -377,8 +585,8 @@ class TestSeveralTeachers:
         assert ended.code == 0, ended.stderr
         (file,) = (tmp_path / "output").glob("**/run.json")
         record = json.loads(file.read_text())
-        assert [teacher["path"] for teacher in record["teacher"]] == files
-        assert record["settings"]["teacher"].count("+") == 1
+        assert [teacher["path"] for teacher in record["teachers"]] == files
+        assert len({teacher["digest"] for teacher in record["teachers"]}) == 2
         fewer = train(write(self.BODY), *names[:2], "DISTILLER.TEACHER_CKPT", files[0])
         assert fewer.code == 2
         assert "1 files for the 2" in fewer.stderr
@@ -397,12 +605,17 @@ class TestForwardTest:
 
     def test_is_what_is_evaluated(self, write, train):
         method = method_of(write(self.BODY))
-        judged = method.evaluated.eval()
+        monitored = method.evaluated.eval()
         pooled = method.student(IMAGES.contiguous())[1]["pooled_feat"]
-        assert torch.allclose(judged(IMAGES), method.distiller.teacher.fc(pooled), atol=1e-5)
-        assert judged.training is method.distiller.training is False
+        assert torch.allclose(monitored(IMAGES), method.distiller.teacher.fc(pooled), atol=1e-5)
+        assert monitored.training is method.distiller.training is False
         ended = train(write(self.BODY))
         assert "accuracy is that of Theirs.forward_test" in ended.stdout
+
+    def test_of_several_values_the_first(self, write):
+        method = method_of(write(PLAIN + "\n    def forward_test(self, image):\n        return self.student(image)\n"))
+        monitored = method.evaluated.eval()
+        assert torch.equal(monitored(IMAGES), method.student(IMAGES.contiguous())[0])
 
     def test_nothing_is_said_where_it_is_the_student(self, write, train):
         assert "forward_test" not in train(write(PLAIN)).stdout
@@ -433,6 +646,34 @@ class TestCuda:
             for name in ("cuda", "cpu")
         ]
         assert losses[0] == losses[1]
+
+
+class TestCudaAsCpu:
+    """What a file that insists on a GPU says, and what that means on a CPU."""
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            "torch.ones(2).cuda(non_blocking=True)",
+            "torch.ones(2, device='cuda:0')",
+            "torch.ones(2).to(torch.device('cuda'))",
+            "torch.ones(2).to(0)",
+            "torch.ones(2, device=torch.cuda.current_device())",
+            "torch.cuda.FloatTensor(2).fill_(1)",
+            "torch.ones(2).type(torch.cuda.FloatTensor)",
+            "nn.Linear(1, 2).cuda().weight[:, 0] * 0 + 1",
+            "torch.cuda.synchronize() or torch.ones(2)",
+            "torch.cuda.set_device(0) or torch.ones(2)",
+        ],
+    )
+    def test_a_call(self, call):
+        before = dict(vars(torch.cuda))
+        with CudaAsCpu():
+            value = eval(call, {"torch": torch, "nn": torch.nn})
+            with torch.cuda.device(0):
+                assert value.device.type == "cpu"
+        assert torch.equal(value, torch.ones(2))
+        assert dict(vars(torch.cuda)) == before
 
 
 BROKEN = {
@@ -508,7 +749,7 @@ def test_errors_in_the_middle_of_training(write, train, tmp_path):
         ("def f(:", "SyntaxError"),
         ("from ._base import Nobody", "cannot import name 'Nobody'"),
         ("import mdistiller.dataset", "docs/distillers.md"),
-        ("Theirs = 3", "has no distiller 'Theirs'"),
+        ("Theirs = 3", "has no class 'Theirs'"),
     ],
 )
 def test_files_that_cannot_be_loaded(text, message, write, train):
@@ -528,7 +769,7 @@ def test_keys_declared_in_the_file(write, train):
         ended = train(write(body, head=head), "THEIRS.W", "1e-1")
         assert ended.code == 0, ended.stderr
     finally:
-        CFG._entries.pop("THEIRS", None)
+        CFG.pop("THEIRS", None)
 
 
 def test_a_registered_name_and_its_file_are_one(write):
@@ -537,3 +778,26 @@ def test_a_registered_name_and_its_file_are_one(write):
     distiller = make_distiller(configured(source), create_model("resnet8"), create_model("resnet14"), 0)
     assert distiller.training
     assert not distiller.teacher.training
+
+
+def test_two_versions_of_a_file_are_two_experiments(write, train, tmp_path):
+    """A distiller's code, with what it imports, belongs to the settings of its runs; what the commit says does not."""
+    helpers = tmp_path / "fork/helpers.py"
+    source = write(PLAIN.replace("F.mse_loss(", "WEIGHT * F.mse_loss("), head=HEAD + "from .helpers import WEIGHT\n")
+    helpers.write_text("WEIGHT = 1.0\n")
+    ended = train(source)
+    assert ended.code == 0, ended.stderr
+    (file,) = (tmp_path / "output").glob("**/run.json")
+    record = json.loads(file.read_text())
+    assert {str(helpers), source.partition(":")[0]} <= set(record["details"]["own_files"])
+    assert record["settings"]["own_code"]
+    assert train(source, "--resume").code == 0
+    helpers.write_text("WEIGHT = 2.0\n")
+    for flags, message in (((), "with own_code = "), (("--resume",), "own_code")):
+        ended = train(source, *flags)
+        assert ended.code == 2
+        assert message in ended.stderr
+    ours = train("KD", "EXPERIMENT.PROJECT", "ours")
+    assert ours.code == 0, ours.stderr
+    (file,) = (tmp_path / "output/ours").glob("**/run.json")
+    assert "own_code" not in json.loads(file.read_text())["settings"]

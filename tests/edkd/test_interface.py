@@ -23,7 +23,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def test_features_under_mdistillers_names():
     network = create_model("resnet20").eval()
-    expected, features = network.forward_features(IMAGES)
+    expected, features = network.forward_with_features(IMAGES)
     logits, feature = student_view(network)(IMAGES)
     assert torch.equal(logits, expected)
     assert set(feature) == {"feats", "preact_feats", "pooled_feat"}
@@ -173,4 +173,4 @@ def test_teachers_of_mtkd_rl_are_found(tmp_path, monkeypatch):
     torch.save({"model": create_model("resnet8", family="mtkd_rl").state_dict()}, folder / "resnet8_best.pth")
     found = teachers.find_teacher("resnet8", "cifar100", tmp_path / "output")
     assert found.path == folder / "resnet8_best.pth"
-    teachers.load_network(create_model("resnet8"), found.path, "resnet8", "cifar100")
+    found.load_into(create_model("resnet8"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.command_line import REPOSITORY
-from common.data import Batches, load_dataset
+from common.data import DeviceLoader, load_dataset
 from common.models import create_model
 from common.training.runtime import Runtime
 from edkd.distillers import distiller_dict
@@ -36,13 +36,13 @@ def images(generated_data):
     ],
 )
 def test_the_loss_falls(kind, trainer, images):
-    # OFD's and FitNet's published weights are for trained teachers; a teacher of first weights has larger features
+    # OFD's and FitNet's published weights are for trained teachers; a teacher of initial weights has larger features
     changes = {"OFD": {"LOSS": {"FEAT_WEIGHT": 1e-5}}, "CRD": {"NCE": {"K": 64}}}
     hyper = {**SMALL.get(kind, {}), **changes.get(kind, {})}
     cfg = configuration(kind, hyper, TRAINER=trainer, LR=0.005 if trainer == "dot" else 0.02)
     torch.manual_seed(0)
     student, teacher = create_model("resnet8"), create_model("resnet14")
-    batches = Batches(images, 50, CIFAR100[0], augmentation=CIFAR100[1], shuffle=True)
+    batches = DeviceLoader(images, 50, CIFAR100[0], augmentation=CIFAR100[1], shuffle=True)
     method = make_method(cfg, student, teacher, batches.targets, Runtime(torch.device("cpu"))).train()
     optimizer = make_optimizer(cfg, [p for p in method.parameters() if p.requires_grad])
     totals = []

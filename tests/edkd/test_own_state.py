@@ -4,6 +4,7 @@ import collections
 import copy
 import io
 import json
+import sys
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from common.models import create_model
 from common.training.engine import Trainer
 from edkd.distillers._base import Distiller, student_view, teacher_view
+from edkd.engine import own_state
 from edkd.engine.method import Distillation
 from edkd.engine.own_state import OwnState, _fingerprint
 
@@ -63,13 +65,15 @@ def train(run_script, generated_data, tmp_path):
     words += ["--no-download", "--device", "cpu", "--limit-train-batches", "2", "--limit-eval-batches", "1"]
 
     def run(source: str, project: str, *flags: str):
+        for name in [name for name in sys.modules if name.startswith("edkd.distillers.files_")]:
+            del sys.modules[name]  # as in a process of its own
         return run_script("train", *words, "DISTILLER.TYPE", source, "EXPERIMENT.PROJECT", project, *flags)
 
     return run
 
 
 def resumed_losses(train, monkeypatch, tmp_path, body: str) -> tuple[list[float], list[float], str]:
-    """Losses of an unbroken run and of one that was stopped after its first epoch; and what the second said."""
+    """Losses of an uninterrupted run and of one that was stopped after its first epoch; and what the second said."""
     file = tmp_path / "Theirs.py"
     file.write_text(body)
     source = f"{file}:Theirs"
@@ -97,7 +101,7 @@ def test_resumed_is_as_unbroken(train, monkeypatch, tmp_path):
     whole, broken, said = resumed_losses(train, monkeypatch, tmp_path, BODY.replace("QUEUE", "pass"))
     assert len(whole) == 2
     assert whole == broken
-    assert "starts anew" not in said
+    assert "starts again" not in said
 
 
 def test_without_it_a_resumed_run_is_another(train, monkeypatch, tmp_path):
@@ -108,10 +112,71 @@ def test_without_it_a_resumed_run_is_another(train, monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_saved_is_said(train, monkeypatch, tmp_path):
-    body = BODY.replace("QUEUE", "self.queue.append(loss.item())")
+    body = BODY.replace("QUEUE", "self.queue = iter([loss.item()])")
     *_, said = resumed_losses(train, monkeypatch, tmp_path, body)
-    assert "Theirs.queue (deque) is not part of checkpoints: it starts anew" in said
-    assert said.count("starts anew") == 1
+    assert "Theirs.queue (list_iterator) is not part of checkpoints: it starts again" in said
+    assert said.count("starts again") == 1
+
+
+OF_OTHER_KINDS = """
+        self.queue.append(loss.item())
+        self.seen.update(target.tolist())
+        self.confidence[target.numpy()] += 0.5
+        self.by_class[int(target[0])].append(loss.item())
+        self.counts.update(target.tolist())
+        self.steps += sum(self.queue) + len(self.seen) + self.confidence.mean() + sum(map(len, self.by_class.values()))
+        self.steps += self.counts.total() * (self.state.rand() + self.generator.random() + self.own_random.random())
+        self.steps += torch.rand(1, generator=self.torch_generator).item()
+"""
+
+
+def test_of_other_kinds(train, monkeypatch, tmp_path):
+    """Queues, sets, arrays and generators of a distiller's own."""
+    body = BODY.replace("        QUEUE\n", OF_OTHER_KINDS.lstrip("\n")).replace(
+        "        self.memory = []\n",
+        "        self.memory, self.seen, self.confidence = [], set(), np.zeros(100)\n"
+        "        self.by_class, self.counts = collections.defaultdict(list), collections.Counter()\n"
+        "        self.state, self.generator = np.random.RandomState(0), np.random.default_rng(1)\n"
+        "        self.own_random, self.torch_generator = random.Random(2), torch.Generator().manual_seed(3)\n",
+    )
+    whole, broken, said = resumed_losses(train, monkeypatch, tmp_path, "import random\n" + body)
+    assert whole == broken
+    assert "starts again" not in said
+
+
+SHARED = BODY.replace("QUEUE", "pass").replace(
+    "class Theirs(Distiller):",
+    "MEMORY, calls = {}, 0\n\n\nclass Theirs(Distiller):\n    steps_of_all, CENTERS = 0, []\n",
+)
+SHARED = SHARED.replace(
+    "        pull =",
+    """        global calls
+        calls += 1
+        Theirs.steps_of_all += 1
+        self.CENTERS.append(pooled.detach().mean(0))
+        MEMORY[calls] = loss.item()
+        self.steps += calls + Theirs.steps_of_all + len(self.CENTERS) + MEMORY[1]
+        pull =""",
+)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_modules_and_classes_keep_for_all(saved, train, monkeypatch, tmp_path):
+    """It is saved like what the object itself keeps."""
+    if not saved:
+        monkeypatch.setattr(own_state, "shared_namespaces", lambda kind: {})
+    whole, broken, said = resumed_losses(train, monkeypatch, tmp_path, SHARED)
+    assert (whole == broken) == saved
+    assert "starts again" not in said
+
+
+def test_the_try_out_leaves_it_alone(train, monkeypatch, tmp_path):
+    (tmp_path / "Theirs.py").write_text(SHARED)
+    assert train(f"{tmp_path / 'Theirs.py'}:Theirs", "whole").code == 0
+    theirs = [module for name, module in sys.modules.items() if name.startswith("edkd.distillers.files_")]
+    (module,) = (module for module in theirs if hasattr(module, "MEMORY"))
+    assert (module.calls, module.Theirs.steps_of_all, list(module.MEMORY)) == (4, 4, [1, 2, 3, 4])
+    assert len(module.Theirs.CENTERS) == 4
 
 
 class Keeper(Distiller):
@@ -148,7 +213,7 @@ def test_only_what_changed_is_saved_and_names_stay_together():
     first.counts.append(5)
     first.table["a"] += 1
     first.parts.append(nn.Parameter(torch.ones(1)))
-    first.seen = collections.OrderedDict(x=1)
+    first.seen = collections.OrderedDict(x=1)  # made in training: nothing says of what kind it will be
     saved = state.capture()
     assert sorted(saved["values"]) == ["counts", "other_name", "table"]
     assert saved["unsaved"] == {"seen": "OrderedDict"}
@@ -156,7 +221,7 @@ def test_only_what_changed_is_saved_and_names_stay_together():
     assert second.counts == [1, 2, 5]
     assert second.other_name is second.table
     assert second.table["a"].tolist() == [1, 1]
-    assert messages == ["Keeper.seen (OrderedDict) is not part of checkpoints: it starts anew"]
+    assert messages == ["Keeper.seen (OrderedDict) is not part of checkpoints: it starts again"]
 
 
 def test_the_safe_loader_reads_it():

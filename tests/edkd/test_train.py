@@ -1,4 +1,4 @@
-"""The training script on small networks and the generated set: its files, teachers, resuming, bad input."""
+"""The training script on small networks and the synthetic dataset: its files, teachers, resuming, bad input."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ def where(generated_data, tmp_path) -> list[str]:
 
 @pytest.fixture
 def teacher(tmp_path) -> list[str]:
-    """A resnet14 with its first weights, in one of the published wrappings, as the teacher of a resnet8."""
+    """A resnet14 with its initial weights, in one of the published wrappings, as the teacher of a resnet8."""
     file = tmp_path / "teacher.pth"
     torch.save({"model": create_model("resnet14", 100).state_dict()}, file)
     names = ["DISTILLER.TEACHER", "resnet14", "DISTILLER.STUDENT", "resnet8"]
@@ -72,13 +72,24 @@ def test_files_of_a_run(run_script, where, teacher, tmp_path):
         ]
     assert blocks[-2] == f"best_acc: {record['accuracy']['best']:.2f}\n"
     assert {"train/loss_ce", "train/loss_kd", "test/top5"} <= lines[0].keys()
+    assert record["analysis"]["temperature"] == 4.0
+    assert record["analysis"]["test"]["last"]["fidelity"].keys() == {"resnet14"}
+
+
+def test_a_trial_never_sees_the_test_split(run_script, where, teacher, tmp_path):
+    ended = run_script("train", "--cfg", KD, *teacher, *where, "--epochs", "1", "--val-fraction", "0.34", "--no-test")
+    assert ended.code == 0, ended.stderr
+    run = only_run(tmp_path / "output")
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["accuracy"], record["analysis"]) == ("done", None, None)
+    assert f"test_acc: {record['validation']['last']:.2f}" in (run / "worklog.txt").read_text()
 
 
 @pytest.fixture
 def unused_checkout(tmp_path, monkeypatch):
     """In place of this checkout, which may have teachers that somebody trained, an empty one."""
     monkeypatch.setattr("edkd.engine.teachers.REPOSITORY", tmp_path / "empty")
-    monkeypatch.setattr("edkd.engine.teachers.find_path", lambda path, paper: tmp_path / path)
+    monkeypatch.setattr("edkd.engine.teachers.resolve_path", lambda path, paper: tmp_path / path)
 
 
 @pytest.mark.usefixtures("unused_checkout")
@@ -111,8 +122,8 @@ def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypat
     ended = run_script("eval", "-m", "resnet8", "-bs", "50", *where[:7])
     assert ended.code == 0, ended.stderr
     assert "released with mdistiller" in ended.stdout
-    assert "on 50 test images of cifar100 (generated set" in ended.stdout
-    # students of the generated set are not taught by a network that never saw it
+    assert "on 50 test images of cifar100 (synthetic dataset" in ended.stdout
+    # students of the synthetic dataset are not taught by a network that never saw it
     networks = ["DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8"]
     refused = run_script("train", "--cfg", KD, *networks, *where)
     assert refused.code == 2
@@ -124,7 +135,7 @@ def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypat
     ("method", "trainer"), [("EDKD", "base"), ("KD", "dot"), ("FITNET", "dot"), ("CRD", "crd_dot"), ("VID", "base")]
 )
 def test_killed_and_resumed_is_as_unbroken(method, trainer, where, teacher, tmp_path):
-    """Own optimiser state, auxiliary modules and memories included: the same bits."""
+    """Own optimizer state, auxiliary modules and memories included: the same bits."""
     small = []
     for key, value in flat(SMALL.get(method, {})):
         small += [f"{method}.{key}", str(value)]
@@ -137,7 +148,7 @@ def test_killed_and_resumed_is_as_unbroken(method, trainer, where, teacher, tmp_
         return Process("edkd.tools.train", [*words, *flags], tmp_path, prepare=prepare).wait()
 
     assert start("whole").code == 0
-    save = "common.training.engine:Trainer._save"
+    save = "common.training.run_state:RunState.save"
     killed = start("broken", prepare=functools.partial(before_call, save, 2, kill_self))
     assert killed.code == -signal.SIGKILL
     assert start("broken", "--resume").code == 0
@@ -165,7 +176,7 @@ def test_resume_with_other_settings_is_refused(run_script, where, teacher, tmp_p
     command[command.index("DISTILLER.TEACHER_CKPT") + 1] = str(other)
     ended = run_script("train", *command, "--epochs", "1", "--resume")
     assert ended.code == 2
-    assert "belongs to a run with teacher =" in ended.stderr
+    assert "belongs to a run with other teachers' weights" in ended.stderr
     assert snapshot(run) == before
 
 
@@ -177,12 +188,12 @@ BAD = {
     "unknown teacher": (["--cfg", KD, "DISTILLER.TEACHER", "resnet50"], "did you mean 'ResNet50'?"),
     "unknown student": (["--cfg", KD, "DISTILLER.STUDENT", "resnet9"], "DISTILLER.STUDENT: no network 'resnet9'"),
     "no student": (["DISTILLER.TYPE", "NONE"], "DISTILLER.STUDENT is empty"),
-    "unknown data": (["--cfg", KD, "DATASET.TYPE", "mnist"], "unknown data set 'mnist'"),
+    "unknown data": (["--cfg", KD, "DATASET.TYPE", "mnist"], "unknown dataset 'mnist'"),
     "no data": (["--cfg", KD, "--data-dir", "nowhere"], "cifar100 is not in"),
     "no imagenet": (["--cfg", "configs/imagenet/r34_r18/kd.yaml"], "ImageNet is not in"),
     "no teacher file": (["--cfg", KD, "DISTILLER.TEACHER_CKPT", "none.pth"], "no file none.pth"),
     "no GPU like that": (["--cfg", KD, "--device", "cuda:99"], "--device cuda:99"),
-    "no epochs": (["--cfg", KD, "--epochs", "0"], "--epochs must be at least 1"),
+    "no epochs": (["--cfg", KD, "--epochs", "0"], "--epochs: 0 is not a positive number"),
     "two classes of flags": (["--cfg", KD, "--temperature", "3"], "unrecognized arguments: --temperature"),
 }
 
@@ -251,16 +262,16 @@ def test_eval_refuses_a_namespace_and_says_how_to_convert_it(run_script, where, 
     ended = run_script("eval", "-m", "resnet8", "-c", tmp_path / "a.pth", *where[:7])
     assert ended.code == 2
     assert "asks to run code" in ended.stderr
-    program = re.search(r'python -c "(.*)"`', ended.stderr)[1]
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    assert torch.load(tmp_path / "a_weights.pth", weights_only=True).keys() == {"model"}
+    program = re.search(r"`python (-m common.convert_checkpoint .*?)`", ended.stderr)[1]
+    subprocess.run([sys.executable, *program.split()], cwd=tmp_path, check=True)
+    assert "model" in torch.load(tmp_path / "a_plain.pth", weights_only=True)
 
 
 class FakeWandb:
     """As much of W&B as is used; `broken` fails when a run begins."""
 
     def __init__(self, broken: bool = False, api_key: str | None = "key", mode: str = "online") -> None:
-        self.lines, self.finished, self.broken = [], False, broken
+        self.lines, self.finished, self.broken, self.keys = [], False, broken, []
         self.api_key, self.mode = api_key, mode
 
     def setup(self):
@@ -273,10 +284,14 @@ class FakeWandb:
     def init(self, **options):
         if self.broken:
             raise RuntimeError("no network\nat all")
+        if not all(1 <= len(tag) <= 64 for tag in options["tags"]) or len(options["name"]) > 128:
+            raise ValueError("Invalid tag or name")
+        self.keys.append((options["id"], options["resume"]))
         return self
 
-    def log(self, figures):
+    def log(self, figures, step):
         self.lines.append(figures)
+        assert step == len(self.lines) - 1, "counts on where a run is resumed"
 
     def finish(self):
         self.finished = True
@@ -307,3 +322,25 @@ def test_wandb_is_optional(module, reason, run_script, where, teacher, tmp_path,
     else:
         assert reason in ended.stdout
     assert list((only_run(tmp_path / "output") / "train.events").iterdir())
+
+
+def test_wandb_takes_odd_overrides_and_goes_on_with_a_resumed_run(run_script, where, teacher, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(__import__("sys").modules, "wandb", wandb)
+    where[where.index("LOG.WANDB") + 1] = "True"
+    odd = ["EXPERIMENT.NAME", "n" * 300, "EXPERIMENT.TAG", f"{'t' * 100},,a, a"]
+    command = ["train", "--cfg", KD, *teacher, *where, *odd, "--limit-train-batches", "1", "--epochs", "1"]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edkd.engine.outputs.Outputs.finish", stop)
+        assert run_script(*command).code == 130
+    ended = run_script(*command, "--resume")
+    assert (ended.code, "warning: LOG.WANDB" in ended.stdout) == (0, False)
+    assert [key == wandb.keys[0] for key in wandb.keys] == [True, True], "one run there"
+    assert wandb.keys[0][1] == "allow"
+    wandb.lines.clear()
+    assert run_script(*command, "--seed", "2").code == 0
+    assert wandb.keys[2] != wandb.keys[0]

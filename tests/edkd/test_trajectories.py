@@ -17,7 +17,7 @@ CASES = conformance("trajectories/edkd.json")["cases"]
 
 
 class FixedBatches:
-    """The case's batches in place of a data set; the steps of a published epoch (from 1) are in `steps`."""
+    """The case's batches in place of a dataset; the steps of a published epoch (from 1) are in `steps`."""
 
     def __init__(self, case: dict) -> None:
         self.case = case

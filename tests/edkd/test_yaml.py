@@ -1,13 +1,17 @@
 """Values as published YAML files have them, and YAML that means harm."""
 
+import copy
+import json
+import pickle
 import time
 
 import pytest
+import yaml
 
 from common.errors import UserError
 from common.safe_yaml import MAX_DEPTH, read_yaml
 from edkd.engine.cfg import CFG
-from edkd.engine.node import Node, UndeclaredKeyError
+from edkd.engine.node import Node
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def merged(cfg: Node, text: str, tmp_path) -> Node:
         ("FLAG: 'False'", "FLAG", False),
         ("NAME: 2024-01-02", "NAME", "2024-01-02"),
         ("NAME: 7", "NAME", "7"),
-        ("NAME: None", "NAME", "None"),
+        ("NAME: None", "NAME", None),
         ("SUB:", "SUB", {"A": 1}),
         ("a: &x {A: 2}\nSUB: *x", "SUB", {"A": 2}),
         ("a: &x {A: 2}\nSUB:\n  <<: *x", "SUB", {"A": 2}),
@@ -77,6 +81,113 @@ def test_values(text, key, value, cfg, tmp_path):
     found = found.as_dict() if isinstance(found, Node) else found
     assert found == value
     assert type(found) is type(value)
+
+
+DEFAULTS = {
+    "a whole number": 3,
+    "a fraction": 4.0,
+    "a truth value": True,
+    "text": "x",
+    "a tuple": (32, 32),
+    "whole numbers": [1, 8],
+    "fractions": [0.1, 0.2],
+    "both": [1, 0.5],
+    "words": ["a", "b"],
+    "anything in a list": [],
+    "nothing": None,
+}
+# how published files spell values, and what they mean by it
+SPELLED = {
+    "3": 3,
+    "'3'": 3,
+    "2.0": 2.0,
+    "0.5": 0.5,
+    "1e-4": 1e-4,
+    "'1e-4'": 1e-4,
+    "5.e-4": 5e-4,
+    "1E3": 1e3,
+    "-1": -1,
+    "true": True,
+    "False": False,
+    "'True'": True,
+    "some_word": "some_word",
+    "'res32x4,res8x4'": "res32x4,res8x4",
+    "''": "",
+    "null": None,
+    "None": None,
+    "~": None,
+    "[1, 2]": [1, 2],
+    "(1, 2)": [1, 2],
+    "'[1, 2]'": [1, 2],
+    "\n- 1\n- 2": [1, 2],
+    "[1, 0.5]": [1, 0.5],
+    "(0.5, 1e-4)": [0.5, 1e-4],
+    "[1e-4, 2]": [1e-4, 2],
+    "[a, b]": ["a", "b"],
+    "[]": [],
+    "(32,)": [32],
+}
+
+
+def means(default, value):
+    """What a key with this default holds after such a value; `UserError` where it cannot hold it."""
+    kind = type(default)
+    if value is None or default is None:
+        return value
+    if isinstance(value, list):
+        return in_list(default, value) if isinstance(default, list | tuple) else UserError
+    if isinstance(default, list | tuple):
+        # words with commas are a list that was written without brackets
+        return in_list(default, value.split(",")) if isinstance(value, str) and "," in value else UserError
+    if kind is bool or isinstance(value, bool):
+        return value if type(value) is kind else UserError
+    if isinstance(value, str):
+        return UserError
+    if kind is int:
+        return int(value) if value == int(value) else UserError
+    return kind(value)
+
+
+def as_text(value):
+    """The same where the default is text: it stays as it is written."""
+    if value is None or value == "None":
+        return None
+    return UserError if isinstance(value, list | bool) else str(value)
+
+
+def in_list(default, values):
+    kinds = {type(entry) for entry in default}
+    if kinds == {str}:
+        return type(default)(map(str, values))
+    if kinds and any(isinstance(value, str) for value in values):
+        return UserError
+    if kinds == {float}:
+        values = [float(value) for value in values]
+    return type(default)(values)
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_every_spelling_for_every_default(kind, tmp_path):
+    """Values as public files for mdistiller have them: all that a key can hold is taken, the rest refused by name."""
+    default = DEFAULTS[kind]
+    for spelled, value in SPELLED.items():
+        if kind == "words" and "[1e-4" in spelled:
+            continue  # a word in YAML, which stays as it is written
+        expected = as_text(yaml.safe_load(spelled)) if kind == "text" else means(default, value)
+        cfg = Node({"GROUP": {"KEY": default, "OTHER": 1}})
+        (tmp_path / "a.yaml").write_text(f"GROUP:\n  KEY: {spelled.replace(chr(10), chr(10) + '    ')}\n")
+        if expected is UserError:
+            with pytest.raises(UserError, match=r"'GROUP.KEY' is .* not of type"):
+                cfg.merge_from_file(tmp_path / "a.yaml")
+            continue
+        cfg.merge_from_file(tmp_path / "a.yaml")
+        found = cfg.GROUP.KEY
+        if default is None and isinstance(found, tuple):  # it takes the type that is written
+            found = list(found)
+        assert found == expected, spelled
+        assert type(found) is type(expected), spelled
+        assert cfg.GROUP.OTHER == 1
+        json.dumps(cfg)  # as records hold it
 
 
 @pytest.mark.parametrize(
@@ -120,17 +231,55 @@ def test_new_keys_where_they_are_allowed():
         cfg.clone().merge_from_mapping({"B": {"D": 1}})
 
 
-def test_what_code_asks_of_a_node(cfg):
-    assert cfg.get("K") == cfg["K"] == 3
-    assert cfg.get("L", 5) == 5
-    assert dict(**cfg.SUB) == {"A": 1}
-    cfg.freeze()
-    with pytest.raises(AttributeError, match="frozen"):
-        cfg["K"] = 4
-    cfg.defrost()
-    cfg.SUB.A = 4
-    with pytest.raises(UndeclaredKeyError, match="no configuration key 'L'"):
-        _ = cfg.L
+class TestWhatCodeAsksOfANode:
+    """Distillers read, copy and print their configuration as they do a yacs one, which is a dictionary."""
+
+    def test_reading(self, cfg):
+        assert cfg.get("K") == cfg["K"] == cfg.K == 3
+        assert cfg.get("L", 5) == getattr(cfg, "L", 5) == 5
+        assert "K" in cfg
+        assert not hasattr(cfg, "L")
+        for exception in (AttributeError, KeyError):
+            with pytest.raises(exception, match="no configuration key 'L' here: SIZE"):
+                _ = cfg.L
+            with pytest.raises(exception, match="no configuration key 'L' here: SIZE"):
+                _ = cfg["L"]
+
+    def test_as_a_dictionary(self, cfg):
+        assert isinstance(cfg, dict)
+        assert dict(**cfg.SUB) == {**cfg.SUB} == dict(cfg.SUB) == {"A": 1}
+        assert dict(cfg.items())["SUB"] is cfg.SUB
+        assert list(cfg)[:2] == list(cfg.keys())[:2] == ["SIZE", "SHAPES"]
+        assert (len(cfg.SUB), list(cfg.SUB.values())) == (1, [1])
+        assert dict(cfg.leaves())["SUB.A"] == 1
+        assert json.loads(json.dumps(cfg.SUB)) == {"A": 1}
+        assert yaml.safe_load(cfg.dump())["SIZE"] == [32, 32]
+        assert "'K': 3" in str(cfg)
+
+    def test_frozen_and_not(self, cfg):
+        cfg.freeze()
+        assert cfg.is_frozen()
+        for change in ("cfg['K'] = 4", "cfg.K = 4", "cfg.SUB.A = 4", "cfg.SUB['B'] = 4"):
+            with pytest.raises(AttributeError, match="frozen"):
+                exec(change, {"cfg": cfg})
+        for twin in (cfg.clone(), copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg))):
+            assert type(twin) is Node
+            assert twin == cfg
+            twin.defrost()
+            twin.SUB.A = 4
+            twin.merge_from_list(["NOTHING", "words", "K", 5])
+            assert (twin.SUB.A, twin.K, twin.NOTHING, cfg.SUB.A, cfg.K) == (4, 5, "words", 1, 3)
+        cfg.defrost()
+        cfg.SUB.A = 4
+        assert not cfg.is_frozen()
+
+    def test_merging_another_one(self, cfg):
+        cfg.merge_from_other_cfg(Node({"SUB": Node({"A": 7})}))
+        assert cfg.SUB.A == 7
+        cfg.SUB.set_new_allowed(True)
+        assert cfg.SUB.is_new_allowed()
+        cfg.merge_from_other_cfg(Node({"SUB": {"B": 8}}))
+        assert cfg.SUB.B == 8
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.data import Batch
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.method import Method
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
+from common.training.training_step import Optimization
 
 GPU = torch.device("cuda", 0)
 WAITS = {  # names of operators whose result, or its size, the host has to know
@@ -142,8 +144,8 @@ def fake_gpu() -> Iterator[Gpu]:
         patch(mock.patch.object(torch.cuda, "is_current_stream_capturing", _nothing))
         patch(mock.patch("common.training.engine.reset_peak_memory", _nothing))
         # reads the device, before the first step and after each epoch: there is nothing to read here
-        patch(mock.patch("common.training.engine.nonfinite_names", return_value=set()))
-        patch(mock.patch("common.training.engine.CudaGraphs", return_value=Graphs(gpu)))
+        patch(mock.patch("common.training.run_state.nonfinite_names", return_value=set()))
+        patch(mock.patch("common.training.training_step.CudaGraphs", return_value=Graphs(gpu)))
         yield gpu
 
 
@@ -206,6 +208,7 @@ def captured_trainer(
     *,
     epoch: int = 1,
     warm_up: int = 1,
+    prepare: Callable[[Trainer], None] = _nothing,
 ) -> Trainer:
     """A trainer as a run on a GPU has it, after a step that is not captured, the capture, and a replay; and likewise an
     evaluation.
@@ -216,27 +219,25 @@ def captured_trainer(
         amp: precision.
         epoch: that is trained, from 0.
         warm_up: steps before the capture.
+        prepare: called before the first step.
     """
     trainer = Trainer(
         method,
-        make_optimizer,
-        step_decay(0.1, (), 1.0),
-        epochs=2,
-        train=NoBatches(),
-        test=NoBatches(),
-        runtime=Runtime(device=GPU, amp=amp),
-        files=CheckpointFiles(Path("never-written"), None),
+        Optimization(make_optimizer, step_decay(0.1, (), 1.0), epochs=2),
+        Loaders(NoBatches(), NoBatches()),
+        Runtime(device=GPU, amp=amp),
+        CheckpointFiles(Path("never-written"), None),
         settings={},
     )
     trainer.method.train()
-    trainer._begin_epoch(epoch)
-    if trainer._graphed_step:
-        trainer._graphed_step.warm_up = warm_up
+    prepare(trainer)
+    trainer.step.begin_epoch(epoch)
+    if trainer.step.graphed:
+        trainer.step.graphed.warm_up = warm_up
     for iteration in range(3):
-        trainer._set_rate(0.1)
-        trainer._train_step(fake_batch(), epoch, iteration, 3)
+        trainer.step(fake_batch(), iteration, 3)
     trainer.method.student.eval()
     with torch.inference_mode():
         for _ in range(3):
-            trainer._evaluations[0]._take_in(*fake_batch()[:2])
+            trainer._evaluations["test"]._take_in(*fake_batch()[:2])
     return trainer

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from benchmarks.first_run.methods import CLASSES, METHODS, tfkd_sgd
 from benchmarks.first_run.steps import is_capturable
-from common.training.method import Method, Step
-from mlkd.mixing import Mix, Mixing
+from common.training.engine import Trainer
+from common.training.method import FrozenTeacher, Method, StepOutput
+from common.training.teacher_memory import CurrentBatch, TeacherMemory
+from common.training.teacher_pass import LargeBatches, TeacherPass
+from mlkd.mixup_cutmix import Mix, MixupCutmix
 from tests.fake_cuda.stage import GPU, RefusedError, captured_trainer, fake_batch, fake_gpu
 
 
@@ -18,19 +21,47 @@ from tests.fake_cuda.stage import GPU, RefusedError, captured_trainer, fake_batc
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_and_evaluation(name, amp, monkeypatch):
     """Captured, unless something is known to stand against it; then the same steps run as they are."""
-    monkeypatch.setattr(Mixing, "draw", lambda *_: Mix(0.3, 0.3))  # numbers of the host, which are fake here
+    monkeypatch.setattr(MixupCutmix, "draw", lambda *_: Mix(0.3, 0.3))  # numbers of the host, which are fake here
     setting, capturable = METHODS[name], is_capturable(name)
     method = setting.build(torch.arange(64) % CLASSES)
     with fake_gpu() as gpu:
         trainer = captured_trainer(method, lambda p: setting.make_optimizer(p, setting.lr), amp)
         fused = "dot" not in name
         assert gpu.fused == (0 if not fused else 2 if capturable else 3)
-        step, evaluation = trainer._graphed_step, trainer._evaluations[0]._graphed
+        step, evaluation = trainer.step.graphed, trainer._evaluations["test"]._graphed
         assert evaluation.status == "captured"
         assert (step is not None) == capturable
         if capturable:
             assert step.status == "captured"
             assert gpu.seen > 100
+
+
+@pytest.mark.parametrize("name", ["edkd EDKD", "edkd KD", "tfkd kd"])
+def test_remembered_logits_in_captured_steps(name):
+    """The lookup reads and writes the GPU alone: its position is a number there, its rows lie where they were."""
+    setting = METHODS[name]
+    method = setting.build(torch.arange(64) % CLASSES)
+    teachers = [module for module in method.modules() if isinstance(module, FrozenTeacher)]
+    with fake_gpu() as gpu:
+        trainer = captured_trainer(
+            method, lambda p: setting.make_optimizer(p, setting.lr), prepare=lambda trainer: remember(trainer, teachers)
+        )
+        memories = [teacher.memory for teacher in teachers]
+        assert trainer.step.graphed.status == "captured"
+        assert gpu.seen > 100
+        assert [(memory.asked, memory.answered) for memory in memories] == [(2, 2)]  # before the capture, and in it
+
+
+def remember(trainer: Trainer, teachers: list[FrozenTeacher]) -> None:
+    """Give the teachers memories, as `remember_teachers` does after it has tried the method out."""
+    batch = CurrentBatch(GPU)
+    like = torch.empty(4, CLASSES, device=GPU)
+    memories = [TeacherMemory(teacher, batch, 12, like, [4]) for teacher in teachers]
+    for memory in memories:
+        memory.teacher.memory = memory
+    trainer.step.teacher_pass = TeacherPass(
+        LargeBatches(trainer.loaders.train, trainer.runtime, trainer.layout, 1024), batch, memories
+    )
 
 
 def test_what_cannot_be_captured_is_this():
@@ -58,9 +89,9 @@ class Faulty(Method):
         self.student = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
         self.change = change
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"loss": self.change(self, logits, targets)})
+        return StepOutput(logits, {"loss": self.change(self, logits, targets)})
 
 
 FAULTS = {
@@ -112,10 +143,10 @@ def test_state_in_another_layout_is_refused(kind):
     with fake_gpu():
         trainer = captured_trainer(method, lambda parameters: kind(parameters, lr=0.1, **options))
         weight = trainer.method.student[0].weight
-        state, name = trainer.optimizer.state[weight], "momentum_buffer" if options else "exp_avg"
-        trainer._update(*fake_batch()[:3])
+        state, name = trainer.step.optimizer.state[weight], "momentum_buffer" if options else "exp_avg"
+        trainer.step.update(*fake_batch()[:3])
         transposed = torch.empty_like(state[name]).transpose(2, 3)
         assert transposed.stride() != weight.stride()
         state[name] = transposed
         with pytest.raises(RefusedError, match="other strides"):
-            trainer._update(*fake_batch()[:3])
+            trainer.step.update(*fake_batch()[:3])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.training.checkpoints import load_checkpoint, load_weights
 from common.training.engine import Trainer
-from common.training.method import FrozenTeacher, Method, Step
+from common.training.method import FrozenTeacher, Method, StepOutput
 from edkd.engine.dot import DOT
 from tests.training.test_engine import batches, run_directory, trainer
 
@@ -50,11 +50,11 @@ class Taught(Method):
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.epochs_seen = state["epochs_seen"]
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         self.epochs_seen = epoch + 1
         logits = self.student(images)
         losses = {"label": F.cross_entropy(logits, targets), "teacher": F.mse_loss(logits, self.teacher(images))}
-        return Step(logits, losses)
+        return StepOutput(logits, losses)
 
 
 def built(directory: Path, optimizer: str = "SGD", epochs: int = 3, **options) -> Trainer:
@@ -80,7 +80,7 @@ def resumed(content: dict[str, Any], directory: Path, **options) -> Trainer:
     except UserError:
         for name, value in training.method.state_dict().items():
             assert not isinstance(value, Tensor) or torch.equal(value, before[name])
-        assert (training.epochs_done, training.history) == (0, [])
+        assert (training.state.epochs_done, training.state.history) == (0, [])
         raise
     return training
 
@@ -92,14 +92,14 @@ def test_what_a_run_has_written_is_resumed(kind, tmp_path):
     training.fit(run_directory(tmp_path))
     again = built(tmp_path, kind)
     assert again.resume()
-    assert again.epochs_done == again.method.epochs_seen == 2
+    assert again.state.epochs_done == again.method.epochs_seen == 2
     for ours, theirs in zip(again.method.parameters(), training.method.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert again.accuracies == training.accuracies
+    assert again.state.selection == training.state.selection
 
 
 def test_the_checkpoint_that_is_damaged_below_is_resumed_as_it_is(written, tmp_path):
-    assert resumed(written, tmp_path).epochs_done == 2
+    assert resumed(written, tmp_path).state.epochs_done == 2
 
 
 # -------------------------------------------------------------------------------------------------------- content
@@ -318,6 +318,15 @@ TEACHERS: dict[str, tuple[Callable[[dict], dict], str]] = {
     "integers": (with_("0.weight", Tensor.int), "'0.weight' is a tensor of torch.int32"),
     "truth values": (with_("0.weight", Tensor.bool), "'0.weight' is a tensor of torch.bool"),
     "sparse": (with_("0.weight", Tensor.to_sparse), "'0.weight' is a tensor of torch.float32, torch.sparse_coo"),
+    "meta": (
+        with_("0.weight", lambda w: w.to("meta")),
+        "'0.weight' is a tensor of torch.float32, torch.strided, on meta",
+    ),
+    "nested": (
+        with_("0.weight", lambda w: torch.nested.nested_tensor([w[0], w[1]])),
+        "'0.weight' is a tensor of",
+    ),
+    "quantized": (with_("0.weight", lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8)), "'0.weight' is a"),
     "a fractional count": (with_("1.num_batches_tracked", Tensor.float), "'1.num_batches_tracked' is a tensor of"),
     "one name twice": (lambda s: {**s, "module.0.bias": s["0.bias"]}, "holds some weights twice"),
     "a weight too few": (lambda s: {k: v for k, v in s.items() if k != "0.bias"}, "lacks '0.bias'"),
@@ -338,6 +347,14 @@ def test_such_weights_teach_nobody(case, tmp_path):
 
 GOOD_TEACHERS: dict[str, Callable[[dict], dict]] = {
     "bare": dict,
+    "as net": lambda s: {"net": s, "acc": 70.0, "epoch": 3},
+    "as model_state_dict": lambda s: {"model_state_dict": s, "optimizer_state_dict": {}},
+    "as model within state_dict": lambda s: {"state_dict": {"model": s}},
+    "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "compiled within data parallelism": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "data parallelism of what is compiled": lambda s: {f"_orig_mod.module.{k}": v for k, v in s.items()},
+    "Lightning's": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "pytorch-lightning_version": "2"},
+    "Lightning's, compiled": lambda s: {"state_dict": {f"model._orig_mod.{k}": v for k, v in s.items()}},
     "of data parallelism": lambda s: {f"module.{k}": v for k, v in s.items()},
     "of PyTorch before 0.4.1": lambda s: {k: v for k, v in s.items() if "tracked" not in k},
     "in double precision": lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},

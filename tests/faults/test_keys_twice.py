@@ -3,10 +3,8 @@
 import pytest
 
 from common.errors import UserError
-from common.results.reported import read_data
-from common.safe_json import read_json_text
+from common.safe_json import read_json_file, read_json_text
 from common.safe_yaml import read_yaml, read_yaml_file
-from common.training.runs import read_json
 from tests.processes import CNN, snapshot
 
 # text -> key and lines of the message
@@ -60,7 +58,10 @@ def test_yaml_that_is_good(text):
 
 @pytest.mark.parametrize(
     ("read", "text"),
-    [(read_json, JSON["on lines"][0]), (read_data, JSON["on lines"][0]), (read_yaml_file, YAML["on lines"][0])],
+    [
+        (read_json_file, JSON["on lines"][0]),
+        (read_yaml_file, YAML["on lines"][0]),
+    ],
 )
 def test_files_are_named(read, text, tmp_path):
     file = tmp_path / "written.text"

@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 
-from common.command_line import entry_point
+from common.command_line import cli_main
 from common.data import cache, cifar
 from common.errors import TrainingError, UserError, is_damage, is_out_of_memory, memory_shortage
 from common.training.checkpoints import load_checkpoint
 from common.training.gpu_memory import explained_out_of_memory
 from edkd.engine.registry import load_distiller
-from mlkd.teachers import Input, create_network
+from mlkd.teachers import InputSpec, create_network
 from tests.faults.test_checkpoints import built
 from tests.processes import CNN, record
 from tests.training.test_engine import run_directory
@@ -107,7 +107,7 @@ def read_cache(error: Exception, monkeypatch, tmp_path: Path) -> None:
 
 def build_network(error: Exception, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(timm, "create_model", raising(error))
-    create_network("resnet18", Input(64, 3, None, ()))
+    create_network("resnet18", InputSpec(64, 3, None, ()))
 
 
 def import_distiller(error: Exception, monkeypatch, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_damage_is_called_damage(error, monkeypatch, tmp_path):
 def test_a_script_ends_with_one_line(case, capsys):
     error, said = SHORT[case]
     with pytest.raises(SystemExit) as ended:
-        entry_point(raising(error))()
+        cli_main(raising(error))()
     assert ended.value.code == 1
     assert capsys.readouterr().err == (
         f"error: {said}; take a smaller batch size or image size, fewer workers or processes, or more memory\n"
@@ -165,7 +165,7 @@ def test_a_script_ends_with_one_line(case, capsys):
 
 def test_a_script_does_not_hide_other_errors():
     with pytest.raises(ZeroDivisionError):
-        entry_point(raising(ZeroDivisionError()))()
+        cli_main(raising(ZeroDivisionError()))()
 
 
 @pytest.mark.parametrize("case", [case for case in SHORT if case != "the system"])

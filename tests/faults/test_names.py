@@ -11,6 +11,7 @@ from common.data import load_dataset
 from common.errors import UserError
 from mtkd_rl.student import latest_run
 from tests.processes import CNN, snapshot
+from tests.run_records import make_record
 
 # names that mean something to a shell, to glob, to str.format, to %, to regular expressions
 PATTERNS = [
@@ -37,7 +38,8 @@ SETTINGS = {"a": [1, 2]}
 
 def finished(directory: Path, started: str) -> None:
     directory.mkdir(parents=True)
-    (directory / "run.json").write_text(json.dumps({"settings": SETTINGS, "started": started}))
+    record = make_record(settings=SETTINGS, started=started)
+    (directory / "run.json").write_text(json.dumps(record.to_json()))
 
 
 @pytest.mark.parametrize("name", PATTERNS)

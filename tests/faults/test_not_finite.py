@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from common.data import Batches, ImageArrays, Normalization
-from common.data.large_images import ImageFiles, LargeImageBatches
+from common.data import DeviceLoader, ImageArrays, Normalization
+from common.data.image_files import ImageFileLoader, ImageFiles
 from common.errors import TrainingError, UserError
-from common.training.method import Method, Step
+from common.training.method import Method, StepOutput
 from edkd.distillers.RKD import rkd_loss
-from mlkd.enlarged import EnlargedBatches
-from mtkd_rl.agent import AGENT_LOSSES, Agent, Experience, State, standardise
+from mlkd.upscaled import UpscaledLoader
+from mtkd_rl.methods import AGENT_LOSSES, Agent, State, Transition, standardize
 from tests.processes import checkpoint, metrics, record
 from tests.training.test_engine import batches, run_directory, trainer
 
@@ -42,15 +42,15 @@ class Spoiled(Method):
     def set_extra_state(self, state: dict[str, float]) -> None:
         self.counts = state
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"label": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"label": F.cross_entropy(logits, targets)})
 
     def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
         if epoch == 1 and iteration == iterations - 1:
             self.spoil(self)
 
-    def figures(self) -> dict[str, Tensor]:
+    def epoch_metrics(self) -> dict[str, Tensor]:
         return {"figure": torch.tensor(self.figure)}
 
 
@@ -91,14 +91,14 @@ def test_state_that_is_not_finite_is_not_saved(case, tmp_path):
     again = trainer(tmp_path, Spoiled(lambda method: None))
     assert again.resume()
     again.fit(run_directory(tmp_path))
-    assert again.epochs_done == 3
+    assert again.state.epochs_done == 3
 
 
 def test_state_of_the_optimizer_that_is_not_finite_is_not_saved(tmp_path):
     training = trainer(tmp_path, Spoiled(lambda method: None))
 
     def spoil(method: Spoiled) -> None:
-        next(iter(training.optimizer.state.values()))["momentum_buffer"].fill_(math.inf)
+        next(iter(training.step.optimizer.state.values()))["momentum_buffer"].fill_(math.inf)
 
     training.method.spoil = spoil
     with pytest.raises(TrainingError, match=r"'optimizer\.\S+momentum_buffer' is not finite after epoch 2"):
@@ -120,16 +120,16 @@ def test_a_figure_that_is_not_finite_is_left_out_aloud(tmp_path, capsys):
 # ------------------------------------------------------------------------------------- statistics over one sample
 
 
-def test_standardised_by_one_sample():
+def test_standardized_by_one_sample():
     for value in (-3.7, 0.0, 1e30):
-        standardised, count = standardise(torch.tensor([value]))
-        assert standardised.tolist() == [0.0]
+        standardized, count = standardize(torch.tensor([value]))
+        assert standardized.tolist() == [0.0]
         assert count == 1
 
 
-def test_standardised_by_two_samples_as_ever():
-    standardised, _ = standardise(torch.tensor([1.0, 3.0]))
-    torch.testing.assert_close(standardised, torch.tensor([-1.0, 1.0]) / math.sqrt(2))
+def test_standardized_by_two_samples_as_ever():
+    standardized, _ = standardize(torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(standardized, torch.tensor([-1.0, 1.0]) / math.sqrt(2))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5])
@@ -145,31 +145,32 @@ def test_the_agent_learns_finite_numbers(loss, samples):
         [torch.rand(samples, width) for _ in range(teachers)],
         torch.rand(samples, classes, teachers),
     )
-    assert agent.learn(Experience(state, -table.sum(1), -table, -2 * table)).isfinite()
+    transition = Transition(state, agent.act(state), -table.sum(1), -table, -2 * table, torch.zeros(samples))
+    assert agent.learn(transition).isfinite()
     after = list(agent.learner.parameters())
     assert all(parameter.isfinite().all() for parameter in after)
-    if (samples, loss) == (1, "reward-weighted"):  # nothing is learnt from one sample
+    if (samples, loss) == (1, "reward-weighted"):  # nothing is learned from one sample
         assert all(map(torch.equal, before, after))
 
 
 # ----------------------------------------------------------------------------------------- remainders of an epoch
 
 
-def small(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> Batches:
+def small(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> DeviceLoader:
     images = ImageArrays(np.zeros((count, 8, 8, 3), np.uint8), np.arange(count) % 2)
-    return Batches(images, batch_size, NORMALIZATION, shuffle=train, **options)
+    return DeviceLoader(images, batch_size, NORMALIZATION, shuffle=train, **options)
 
 
-def large(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> LargeImageBatches:
+def large(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> ImageFileLoader:
     file = directory / "image.png"
     Image.new("RGB", (8, 8)).save(file)
     images = ImageFiles((file,) * count, np.arange(count) % 2)
-    return LargeImageBatches(images, batch_size, NORMALIZATION, train=train, size=8, **options)
+    return ImageFileLoader(images, batch_size, NORMALIZATION, train=train, size=8, **options)
 
 
-def enlarged(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> EnlargedBatches:
+def enlarged(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> UpscaledLoader:
     inside = small(count, batch_size, train=train, directory=directory, **options)
-    return EnlargedBatches(inside, 8, 8, NORMALIZATION, jitter=0.0, train=train)
+    return UpscaledLoader(inside, 8, 8, NORMALIZATION, jitter=0.0, train=train)
 
 
 LOADERS = {"small images": small, "large images": large, "enlarged images": enlarged}

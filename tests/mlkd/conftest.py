@@ -1,4 +1,4 @@
-"""The scripts of this paper on generated sets, run in this process with a small student."""
+"""The scripts of this paper on synthetic datasets, run in this process with a small student."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ TEACHER = "test_resnet"  # timm's smallest
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory) -> Path:
-    """Directory of data sets: 74 training and 37 test images in Oxford-IIIT Pet's layout."""
+    """Directory of datasets: 74 training and 37 test images in Oxford-IIIT Pet's layout."""
     root = tmp_path_factory.mktemp("pets")
     write_generated(root, "oxford-iiit-pet", train_per_class=2, test_per_class=1)
     return root
@@ -56,7 +56,7 @@ def directory(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def teachers(directory) -> list[str]:
-    """Two teachers with their first weights, `models/a.pth` and `models/b.pth`; the flags that name the first."""
+    """Two teachers with their initial weights, `models/a.pth` and `models/b.pth`; the flags that name the first."""
     (directory / "models").mkdir()
     for seed, name in enumerate("ab"):
         torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def run_script(monkeypatch, capsys, directory) -> Callable[..., Ended]:
     def run(script: str, *arguments: str) -> Ended:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         code = 0
         try:
             with warnings.catch_warnings():
@@ -90,7 +90,8 @@ def run_script(monkeypatch, capsys, directory) -> Callable[..., Ended]:
         except SystemExit as end:
             code = end.code
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return Ended(code, *capsys.readouterr())
 
     return run

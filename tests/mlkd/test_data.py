@@ -1,4 +1,4 @@
-"""Data sets at 224 x 224: enlarging as Pillow does, the published split, layouts."""
+"""Datasets at 224 x 224: enlarging as Pillow does, the published split, layouts."""
 
 import argparse
 import shutil
@@ -11,13 +11,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from common.data import Batches, ImageArrays, Normalization
-from common.data.large_images import LargeImageBatches
+from common.data import DeviceLoader, ImageArrays, Normalization
+from common.data.image_files import ImageFileLoader
 from common.data.oxford_pets import load_oxford_pets
 from common.errors import UserError
 from common.training.runtime import Runtime
 from mlkd.data import NORMALIZATION, load_data, load_dogs, make_batches, split, train_and_validation
-from mlkd.enlarged import EnlargedBatches, draw_crops, jittered
+from mlkd.upscaled import UpscaledLoader, draw_crops, jittered
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 AS_IT_IS = Normalization((0.0,) * 3, (1.0,) * 3)
@@ -25,9 +25,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint
 IMAGES = ImageArrays(PIXELS, np.arange(5))
 
 
-def batches(train: bool, jitter: float = 0.0, normalization: Normalization = AS_IT_IS, **options) -> EnlargedBatches:
-    small = Batches(IMAGES, 3, AS_IT_IS, shuffle=train, **options)
-    return EnlargedBatches(small, 224, 256, normalization, jitter=jitter, train=train)
+def batches(train: bool, jitter: float = 0.0, normalization: Normalization = AS_IT_IS, **options) -> UpscaledLoader:
+    small = DeviceLoader(IMAGES, 3, AS_IT_IS, shuffle=train, **options)
+    return UpscaledLoader(small, 224, 256, normalization, jitter=jitter, train=train)
 
 
 def tensor_of(image: Image.Image) -> torch.Tensor:
@@ -35,7 +35,7 @@ def tensor_of(image: Image.Image) -> torch.Tensor:
 
 
 def test_whole_images_as_pillow_enlarges_them():
-    """Up to Pillow's rounding to whole grey levels, once in each direction."""
+    """Up to Pillow's rounding to whole gray levels, once in each direction."""
     pillow = v2.Compose([v2.Resize(256, interpolation=BICUBIC), v2.CenterCrop(224)])
     ours = torch.cat([batch.images for batch in batches(train=False).epoch()])
     theirs = torch.stack([tensor_of(pillow(Image.fromarray(pixels))) for pixels in PIXELS])
@@ -94,15 +94,15 @@ def test_epochs_differ_and_repeat_and_shares_add_up():
 
 
 def test_images_on_disk(pets):
-    """Bicubic, at the size that is asked for; training images vary in colour too."""
+    """Bicubic, at the size that is asked for; training images vary in color too."""
     images = load_oxford_pets(pets, download=False).train.take(np.arange(3))
     options = {"size": 64, "interpolation": BICUBIC}
-    (batch,) = LargeImageBatches(images, 4, AS_IT_IS, **options).epoch()
+    (batch,) = ImageFileLoader(images, 4, AS_IT_IS, **options).epoch()
     pillow = v2.Compose([v2.Resize(73, interpolation=BICUBIC), v2.CenterCrop(64)])
     theirs = torch.stack([tensor_of(pillow(Image.open(file).convert("RGB"))) for file in images.files])
     torch.testing.assert_close(batch.images, theirs)
     plain, varied = (
-        next(LargeImageBatches(images, 4, AS_IT_IS, train=True, jitter=jitter, **options).epoch()).images
+        next(ImageFileLoader(images, 4, AS_IT_IS, train=True, jitter=jitter, **options).epoch()).images
         for jitter in (0.0, 0.4)
     )
     assert plain.shape == varied.shape == (3, 3, 64, 64)
@@ -112,7 +112,7 @@ def test_images_on_disk(pets):
 def test_pets(pets):
     data = load_oxford_pets(pets, download=False)
     assert (data.num_classes, len(data.train), len(data.test)) == (37, 74, 37)
-    assert data.content.startswith("generated set")
+    assert data.content.startswith("synthetic dataset")
     for part in (data.train, data.test):
         assert set(part.targets) == set(range(37))
         for file, target in zip(part.files, part.targets, strict=True):
@@ -138,7 +138,7 @@ def test_damaged_pets(spoil, message, tmp_path, pets):
 
 @pytest.mark.parametrize("name", ["oxford-iiit", "oxfird-iiit"])
 def test_both_spellings(name, pets):
-    args = argparse.Namespace(dataset=name, data_dir=str(pets), no_download=True)
+    args = argparse.Namespace(dataset=name, data_dir=str(pets), no_download=True, skip_bad_images=False)
     assert load_data(args).name == "oxford-iiit"
 
 
@@ -199,7 +199,9 @@ def test_the_split_is_one_tenth_and_always_the_same():
 def test_the_batch_size_is_a_processs(dataset, pets, generated_data):
     """Two processes see twice as many images before an update, in half as many steps, and all that both can share."""
     root = generated_data if dataset == "cifar-10" else pets
-    args = argparse.Namespace(dataset=dataset, data_dir=str(root), no_download=True, image_size=64, workers=0)
+    args = argparse.Namespace(
+        dataset=dataset, data_dir=str(root), no_download=True, skip_bad_images=False, image_size=64, workers=0
+    )
     vars(args).update(batch_size=8, seed=0, limit_train_batches=None, limit_eval_batches=None)
     data = load_data(args)
     one = make_batches(args, data, Runtime(torch.device("cpu")))

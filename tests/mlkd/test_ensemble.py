@@ -12,7 +12,7 @@ from common.errors import UserError
 from mlkd.calibration import calibrate, combine, first_weights
 from mlkd.data import NORMALIZATION
 from mlkd.ensemble import Ensemble, read_ensemble
-from mlkd.teachers import Input, find_checkpoint
+from mlkd.teachers import InputSpec, find_checkpoint
 from tests.golden import conformance, draw
 from tests.mlkd.checks import CONFIG
 
@@ -134,8 +134,8 @@ READINGS = {
     "checkpoints called like networks": (NAMES, ["resnet18", "resnet50"], "models"),
     "one of them": (NAMES, ["resnet152", "mine"], "models"),
     "one of them, the other way round": (["resnet152", "mine"], NAMES, "names"),
-    "a misspelt network": (["resnet19"], ["mine"], "models"),
-    "a misspelt network, the other way round": (["mine.pth"], ["resnet19"], "names"),
+    "a misspelled network": (["resnet19"], ["mine"], "models"),
+    "a misspelled network, the other way round": (["mine.pth"], ["resnet19"], "names"),
 }
 
 
@@ -183,7 +183,7 @@ def test_absent_members_are_named_together_with_commands_that_make_them(tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/e_gmlp.pth").touch()
-    given = Input(224, 10, NORMALIZATION, ("-d", "cifar-10"))
+    given = InputSpec(224, 10, NORMALIZATION, ("-d", "cifar-10"))
     with pytest.raises(UserError) as error:
         read_ensemble(write(tmp_path, **CONFIG)).load(given)
     message = str(error.value)
@@ -204,7 +204,7 @@ BAD_FILES = {
     "none": ('{"models": [], "names": []}', "0 models"),
     "weights": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1, 2]}', "2 weights for 1 models"),
     "words": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": ["1"]}', "must be a list of finite numbers"),
-    "not a number": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [NaN]}', "a list of finite numbers"),
+    "not a number": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [NaN]}', "NaN is not a number of JSON"),
 }
 
 

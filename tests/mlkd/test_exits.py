@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from common.data import Batch
+from common.pictures import svg
 from common.training.runtime import Runtime
-from mlkd.exits import ExitFigures, accuracies, picture, table
+from mlkd.exits import ExitFigures, accuracies, early_exit_policy, picture, table
 from mlkd.student import EXITS
 
 
@@ -35,20 +36,43 @@ FIGURES = [ExitFigures(name, 10**9 * (i + 1), 40.0 + 10 * i, 39.0) for i, name i
 def test_table():
     lines = table(FIGURES)
     assert len(lines) == 4
-    assert lines[0].startswith("exit_1: 1.000 G multiply-adds (25% of the final exit's), test accuracy 40.00")
+    assert lines[0].startswith("exit_1: 1.000 G MACs (25% of the final exit's), test accuracy 40.00")
 
 
 @pytest.mark.parametrize("figures", [FIGURES, [ExitFigures(n, 5, 12.5, 0.0) for n in EXITS]], ids=["rising", "equal"])
 def test_picture(figures):
-    """Well-formed, nothing from outside, all points within the frame, costs to the right and accuracies upwards."""
-    svg = picture(figures, "a & b <c>")
-    root = ElementTree.fromstring(svg)
-    assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
-    space = "{http://www.w3.org/2000/svg}"
-    points = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(f"{space}circle")]
-    assert len(points) == 4
-    assert all(70 <= x <= 600 and 50 <= y <= 340 for x, y in points)
-    assert points == sorted(points, key=lambda point: (point[0], -point[1]))
-    words = "".join(text.text for text in root.iter(f"{space}text"))
-    assert "a & b <c>" in words
-    assert f"exit 1: {figures[0].best:.1f}" in words
+    """Well-formed, nothing from outside, the same bytes each time, costs to the right and accuracies upwards."""
+    drawn = picture(figures, "a & b <c>")
+    text = svg(drawn)
+    assert text == svg(picture(figures, "a & b <c>"))
+    root = ElementTree.fromstring(text)
+    (line,) = drawn.axes[0].lines
+    assert list(zip(*line.get_data(), strict=True)) == [(f.multiply_adds / 1e9, f.best) for f in figures]
+    words = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a & b <c>", f"exit 1: {figures[0].best:.1f}"} <= set(words)
+    assert not [
+        value for element in root.iter() for key, value in element.items() if key.endswith("href") and value[0] != "#"
+    ]
+
+
+def test_the_policy_by_a_loop():
+    """Each image leaves at the first exit that is confident enough, and pays for all that it has passed."""
+    random = torch.Generator().manual_seed(0)
+    targets = torch.randint(3, (50,), generator=random)
+    logits = {name: (i + 1) * torch.randn(50, 3, generator=random) for i, name in enumerate(EXITS)}
+    costs = dict(zip(EXITS, (10, 30, 60, 100), strict=True))
+    points = early_exit_policy(logits, targets, costs)
+    assert [p.threshold for p in points] == sorted(p.threshold for p in points)
+    assert [p.multiply_adds for p in points] == sorted(p.multiply_adds for p in points)
+    assert (points[0].multiply_adds, points[-1].multiply_adds) == (10, 100)
+    for point in (points[0], points[20], points[50], points[-1]):
+        hits = cost = 0
+        for i, target in enumerate(targets.tolist()):
+            for name in EXITS:
+                confidence, predicted = logits[name][i].double().softmax(0).max(0)
+                if confidence >= point.threshold or name == "final":
+                    hits, cost = hits + (int(predicted) == target), cost + costs[name]
+                    break
+        assert point.accuracy == pytest.approx(100 * hits / 50)
+        assert point.multiply_adds == pytest.approx(cost / 50)
+        assert sum(point.shares.values()) == pytest.approx(100)

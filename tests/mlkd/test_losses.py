@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mlkd.losses import mlkd_loss, teach_loss
-from mlkd.mixing import smoothed
+from mlkd.losses import kd_loss, mlkd_loss
+from mlkd.mixup_cutmix import smooth_one_hot
 from tests.golden import conformance, draw
 
 CASES = conformance("losses/mlkd.json")["cases"]
@@ -16,7 +16,7 @@ def draw_target(spec: dict, classes: int) -> torch.Tensor:
         return draw(spec)
     mixed = spec["mixed"]
     assert (mixed["b"], mixed["smoothing"]) == ("flip", 0.1)
-    rows = smoothed(draw(mixed["a"]), classes, torch.float64)
+    rows = smooth_one_hot(draw(mixed["a"]), classes, torch.float64)
     return mixed["lam"] * rows + (1 - mixed["lam"]) * rows.flip(0)
 
 
@@ -27,7 +27,7 @@ def test_value_and_gradient(case):
     teacher_logits = draw(inputs["teacher_logits"])
     target = draw_target(inputs["target"], teacher_logits.shape[1])
     if case["loss"] == "teach_loss":
-        value = teach_loss(heads["student_logits"], teacher_logits, target, **case["hyper"])
+        value = kd_loss(heads["student_logits"], teacher_logits, target, **case["hyper"])
     else:
         assert len(heads) == 4
         value = sum(mlkd_loss(heads, teacher_logits, target, **case["hyper"]).values())
@@ -41,5 +41,5 @@ def test_value_and_gradient(case):
 
 def test_alpha_one_leaves_labels_out():
     logits, teacher = torch.randn(4, 5), torch.randn(4, 5)
-    a, b = (teach_loss(logits, teacher, torch.full((4,), c), alpha=1.0, temperature=10.0) for c in (0, 3))
+    a, b = (kd_loss(logits, teacher, torch.full((4,), c), alpha=1.0, temperature=10.0) for c in (0, 3))
     assert a == b

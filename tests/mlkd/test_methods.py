@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from common.data import Batch
 from common.training.evaluation import Evaluation
 from common.training.runtime import Runtime
-from mlkd.losses import teach_loss
+from mlkd.losses import kd_loss
 from mlkd.methods import MultiLevel
-from mlkd.mixing import Mixing
+from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.student import EXITS
 
 OPTIONS = {"alpha": 0.5, "temperature": 4.0}
@@ -50,14 +50,14 @@ class Sized:
 def method(validation_batch: float | None) -> MultiLevel:
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
-    return MultiLevel(Student(), teacher, Mixing(5, 0.0, 0.0), **OPTIONS, validation_batch=validation_batch)
+    return MultiLevel(Student(), teacher, MixupCutmix(5, 0.0, 0.0), **OPTIONS, validation_batch=validation_batch)
 
 
 def losses(ours: MultiLevel, batches: Sized) -> list[float]:
     """Of each batch, at the final exit."""
     with torch.no_grad():
         return [
-            teach_loss(ours.student(b.images), ours.teacher(b.images), b.targets, **OPTIONS).item()
+            kd_loss(ours.student(b.images), ours.teacher(b.images), b.targets, **OPTIONS).item()
             for b in batches.epoch()
         ]
 
@@ -92,5 +92,5 @@ def test_sd_loss_is_a_mean_over_batches_and_begins_anew_each_epoch():
     for _ in range(2):
         totals = [sum(ours(*batch[:3], 0).losses.values()).item() for batch in batches.epoch()]
         assert totals[0] != pytest.approx(totals[1], rel=0.02)
-        assert ours.figures()["sd_loss"].item() == pytest.approx(sum(totals) / 2, rel=1e-6)
+        assert ours.epoch_metrics()["sd_loss"].item() == pytest.approx(sum(totals) / 2, rel=1e-6)
     assert not {"exit_losses", "batches"} & set(ours.state_dict())

@@ -1,4 +1,4 @@
-"""The scripts on a generated set: files, figures, resuming, several processes, bad input."""
+"""The scripts on a synthetic dataset: files, figures, resuming, several processes, bad input."""
 
 import argparse
 import json
@@ -39,7 +39,8 @@ def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets
     assert ended.code == 0, ended.stderr
     models = directory / "models"
     networks = {f"student{suffix}" for suffix in (".pth", "_e_1.pth", "_e_2.pth", "_e_3.pth", "_history.json")}
-    assert {p.name for p in models.iterdir()} == {"a.pth", "b.pth", "student", *networks}
+    remembered = {"a.pth.accuracy.json", "b.pth.accuracy.json"}
+    assert {p.name for p in models.iterdir()} == {"a.pth", "b.pth", *remembered, "student", *networks}
     kept = {"run.json", "metrics.jsonl", "train.log", "tensorboard", "last.pth.tar", "best.pth", ".lock"}
     assert {p.name for p in (models / "student").iterdir()} == {*kept, "exits.json", "exits.svg"}
 
@@ -57,24 +58,56 @@ def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets
     assert run["experiment"] == "oxford-iiit ensemble --image-size 64"
     assert run["settings"]["method"] == "MultiLevel"
     assert [(t["name"], t["weight"]) for t in run["settings"]["teachers"]] == [(TEACHER, 0.9), (TEACHER, 1.1)]
-    assert [t["origin"] for t in run["teacher"]] == ["given", "given"]
+    assert [t["origin"] for t in run["teachers"]] == ["given", "given"]
     assert run["settings"]["global_batch_size"] == 6
     log = (models / "student/train.log").read_text()
     assert "config.json: timm's names are those in 'names', checkpoints those in 'models'" in log
     assert "global batch 6: 6 images in each of 1 process, gradients of 21 batches summed before an update" in log
-    assert run["budget"] == {"epochs": 3, "published_epochs": 1000, "batches": 2}
+    assert run["budget"] == {"epochs": 3, "published_epochs": 1000, "published_batch_size": 128, "batches": 2}
     assert run["accuracy"]["best_epoch"] == best
     assert run["validation"]["best_loss"] == min(history["valid_loss"])
-    assert run["exits"] == json.loads((models / "student/exits.json").read_text())
-    assert measured(pets, checkpoint(models / "student/best.pth")) == {e["exit"]: e["best"] for e in run["exits"]}
+    exits = run["details"]["exits"]
+    assert exits == json.loads((models / "student/exits.json").read_text())
+    assert measured(pets, checkpoint(models / "student/best.pth")) == {e["exit"]: e["best"] for e in exits}
     last = checkpoint(models / "student/last.pth.tar")["state_dict"]
-    assert measured(pets, last) == {e["exit"]: e["last"] for e in run["exits"]}
-    assert run["accuracy"]["best"] == run["exits"][-1]["best"]
+    assert measured(pets, last) == {e["exit"]: e["last"] for e in exits}
+    assert run["accuracy"]["best"] == exits[-1]["best"]
+
+    analysis = run["analysis"]
+    assert (analysis["temperature"], analysis["test"]["images"], analysis["train"]["images"]) == (10.0, 12, 12)
+    for epoch in ("best", "last"):
+        part = analysis["test"][epoch]
+        assert {"exit_1", "exit_2", "exit_3"} == part["exits"].keys()
+        for name, figures in {**part["exits"], "final": part}.items():
+            assert figures["accuracy"] == pytest.approx(next(e[epoch] for e in exits if e["exit"] == name), abs=1e-3)
+            assert figures["fidelity"].keys() == {f"{TEACHER} 1", f"{TEACHER} 2", "mean"}
+    policy = analysis["early_exit"]
+    assert policy[0]["accuracy"] == pytest.approx(exits[0]["best"], abs=1e-3), "all leave at the first exit"
+    assert policy[0]["multiply_adds"] == pytest.approx(exits[0]["multiply_adds"], rel=1e-5)
+    assert policy[-1]["accuracy"] == pytest.approx(exits[-1]["best"], abs=1e-3), "none leaves early"
+    assert policy[-1]["multiply_adds"] > exits[-1]["multiply_adds"], "the early exits' heads were for nothing"
+    assert "early exit by confidence" in (models / "student/exits.svg").read_text()
+
+
+def test_a_trial_never_sees_the_test_split(run_script, where, teachers, directory):
+    ended = run_script("train", *where, *teachers, "-n", "student", "-e", "1", "--no-test")
+    assert ended.code == 0, ended.stderr
+    run = record(directory / "models/student")
+    assert (run["status"], run["accuracy"], run["analysis"]) == ("done", None, None)
+    assert run["validation"]["last"] >= 0
+    assert not (directory / "models/student/exits.json").exists()
 
 
 def measured(pets, state: dict) -> dict[str, float]:
     """Accuracies of a student's exits on what the runs here test on: the first twelve test images."""
-    flags = {"dataset": "oxford-iiit", "data_dir": str(pets), "no_download": True, "image_size": 64, "workers": 0}
+    flags = {
+        "dataset": "oxford-iiit",
+        "data_dir": str(pets),
+        "no_download": True,
+        "skip_bad_images": False,
+        "image_size": 64,
+        "workers": 0,
+    }
     args = argparse.Namespace(**flags, batch_size=12, limit_eval_batches=1, seed=0)
     student, runtime = MultiResNetV2(37, **SMALL), Runtime(torch.device("cpu"))
     student.load_state_dict(state)
@@ -93,9 +126,9 @@ def test_a_teacher_made_here(run_script, where, directory):
     student = ["--model", network, "--checkpoint", "models/teacher.pth", *where, "-e", "1"]
     ended = run_script("train", *student)
     assert ended.code == 0, ended.stderr
-    assert f"timm normalises images for {network} by mean (0.485" in ended.stdout
+    assert f"timm normalizes images for {network} by mean (0.485" in ended.stdout
     assert (directory / "models/mlkd_student.pth").is_file()
-    (teacher,) = record(directory / "models/mlkd_student")["teacher"]
+    (teacher,) = record(directory / "models/mlkd_student")["teachers"]
     assert teacher["origin"] == f"trained here for 2 epochs, test accuracy {run['accuracy']['best']:.2f}"
     assert teacher["path"] == str((directory / "models/teacher.pth").resolve())
 
@@ -117,7 +150,7 @@ def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, mon
 
 
 def test_calibration_writes_the_file(run_script, where, ensemble):
-    """On the validation part: from the file's weights, a step of a thousandth for each update."""
+    """On the validation split: from the file's weights, a step of a thousandth for each update."""
     before = json.loads(ensemble.read_text())
     ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "5", "--fit-on", "validation")
     assert ended.code == 0, ended.stderr
@@ -130,7 +163,7 @@ def test_calibration_writes_the_file(run_script, where, ensemble):
 
 
 def test_calibration_as_published(run_script, where, ensemble, monkeypatch):
-    """On training images, in a new order and augmented anew each epoch, from a linear layer's weights."""
+    """On training images, in a new order and augmented again each epoch, from a linear layer's weights."""
     seen = []
     logits = MemberLogits._logits
 
@@ -175,14 +208,17 @@ def test_killed_and_resumed_is_as_unbroken(where, teachers, directory):
         assert not differences(checkpoint(whole / file), checkpoint(broken / file)), file
     for file in ("student_history.json", "student/exits.json", "student/exits.svg"):
         assert (whole / file).read_text() == (broken / file).read_text()
-    for key in ("status", "accuracy", "validation", "settings", "exits"):
-        assert record(whole / "student")[key] == record(broken / "student")[key]
+    records = [record(each / "student") for each in (whole, broken)]
+    for content in records:
+        del content["analysis"]["seconds"]
+    for key in ("status", "accuracy", "validation", "settings", "details", "analysis"):
+        assert records[0][key] == records[1][key]
     assert start("broken", "--resume", "--alpha", "0.5").code == 2
 
 
 def killed_in_the_second_epoch() -> None:
     small_student()
-    before_call("common.training.engine.Trainer._train_step", 4, kill_self)
+    before_call("common.training.training_step.TrainingStep.__call__", 4, kill_self)
 
 
 def killed_before_measuring() -> None:
@@ -215,7 +251,7 @@ def test_two_processes(where, teachers, directory):
     assert line_two["train/final"] == pytest.approx(line_one["train/final"], rel=1e-4)
     assert line_two["train/exit_1"] != line_one["train/exit_1"]
     run = record(directory / "models/two")
-    assert (run["status"], run["runtime"]["world_size"], len(run["exits"])) == ("done", 2, 4)
+    assert (run["status"], run["segments"][-1]["runtime"]["world_size"], len(run["details"]["exits"])) == ("done", 2, 4)
     assert run["experiment"].endswith(" --world-size 2")
     assert (run["settings"]["batch_size"], run["settings"]["global_batch_size"]) == (6, 12)
     log = (directory / "models/two/train.log").read_text()
@@ -268,11 +304,11 @@ BAD = {
     "not a checkpoint": (["-m", TEACHER, "-c", "config.json"], "truncated or not a checkpoint"),
     "a path for a name": (["-n", "a/b"], "is not a plain name"),
     "the teacher's name": (["-m", TEACHER, "-c", "models/a.pth", "-n", "a"], "is a teacher's"),
-    "unknown data set": (["-d", "mnist"], "invalid choice: 'mnist'"),
+    "unknown dataset": (["-d", "mnist"], "invalid choice: 'mnist'"),
     "no data": (["-m", TEACHER, "-c", "models/a.pth", "--data-dir", "nowhere"], "Oxford-IIIT Pet (images) is not in"),
     "no dogs": (["-m", TEACHER, "-c", "models/a.pth", "-d", "dogs"], "no images in"),
-    "alpha": (["-m", TEACHER, "-c", "models/a.pth", "--alpha", "2"], "--alpha must lie between 0 and 1"),
-    "mixing": (["-m", TEACHER, "-c", "models/a.pth", "--mixup-alpha", "-1"], "must not be negative"),
+    "alpha": (["-m", TEACHER, "-c", "models/a.pth", "--alpha", "2"], "--alpha: 2 is not a number from 0 to 1"),
+    "mixing": (["-m", TEACHER, "-c", "models/a.pth", "--mixup-alpha", "-1"], "-1 is not a number from 0"),
     "image size": (["--image-size", "100"], "100 is not a multiple of 32 from 64"),
     "no GPU like that": (["-m", TEACHER, "-c", "models/a.pth", "--device", "cuda:99"], "--device cuda:99"),
 }
@@ -294,7 +330,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, run_script, where, ensem
 def test_bad_input_of_the_other_scripts(run_script, where, directory):
     for script, words, message in (
         ("train_teacher", ["-m", "resnet18"], "required: -n/--name"),
-        ("train_teacher", ["-m", "resnet18", "-n", "x", "--lr", "0"], "--lr must be above 0"),
+        ("train_teacher", ["-m", "resnet18", "-n", "x", "--lr", "0"], "--lr: 0 is not a number above 0"),
         (
             "train_teacher",
             ["-m", "vit_tiny_patch16_224", "-n", "x", "--no-pretrained"],

@@ -63,14 +63,14 @@ def test_the_plan_teaches_by_the_ensembles_of_these_files():
         file = read_ensemble(EXPERIMENTS / f"mlkd/{dataset}_ensemble.json")
         run = runs[f"{dataset} ensemble"]
         teachers = [f"{dataset} teacher {model}" for model in file.names]
-        assert list(run.needs) == teachers + ([] if dataset == "oxford-iiit" else [f"calibrate {dataset}"])
-        assert dict(run.copies) == {
+        assert list(run.depends_on) == teachers + ([] if dataset == "oxford-iiit" else [f"calibrate {dataset}"])
+        assert dict(run.copy_files) == {
             run.command[run.command.index("--ensemble") + 1]: f"experiments/mlkd/{dataset}_ensemble.json"
         }
         for experiment, name in zip(teachers, file.checkpoints, strict=True):
             command = runs[experiment].command
             assert command[command.index("-n") + 1] == name
-            assert runs[experiment].places in ((), (f"models/{name}.pth",))
+            assert runs[experiment].link_paths in ((), (f"models/{name}.pth",))
     calibration = runs["calibrate oxford-iiit"]
     assert calibration.variant  # elsewhere, so that the published weights stay
 

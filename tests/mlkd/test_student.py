@@ -17,7 +17,7 @@ OUTPUTS = ("final", "exit_1", "exit_2", "exit_3")  # in the order of the figures
 
 @pytest.fixture(scope="module")
 def student() -> MultiResNetV2:
-    """With its first weights, in evaluation mode."""
+    """With its initial weights, in evaluation mode."""
     return MultiResNetV2(37).eval()
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from common.data import Batch
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
+from common.training.training_step import Optimization
 from mlkd.methods import MultiLevel
-from mlkd.mixing import Mix, Mixing
+from mlkd.mixup_cutmix import Mix, MixupCutmix
 from mlkd.student import MultiResNetV2
 from tests.golden import conformance, draw, golden_fill, summary
 
@@ -33,7 +35,7 @@ class Table(nn.Module):
         return draw(self.case["data"]["teacher_logits"], self.step)
 
 
-class FixedMixing(Mixing):
+class FixedMixing(MixupCutmix):
     """Mixup by the case's share."""
 
     def draw(self, height: int, width: int) -> Mix:
@@ -41,7 +43,7 @@ class FixedMixing(Mixing):
 
 
 class FixedBatches:
-    """The case's batches in place of a data set."""
+    """The case's batches in place of a dataset."""
 
     def __init__(self, case: dict) -> None:
         self.case = case
@@ -73,35 +75,33 @@ def filled() -> MultiResNetV2:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, filled, monkeypatch, tmp_path):
     student = copy.deepcopy(filled)
-    mixing = Mixing(case["classes"], 0.0, 0.0)
+    mixing = MixupCutmix(case["classes"], 0.0, 0.0)
     if case["mixing"]:
         assert (case["mixing"]["lam"], case["mixing"]["smoothing"]) == (0.3, 0.1)
         mixing = FixedMixing(case["classes"], 1.0, 1.0)
     optimizer = case["optimizer"]
     batches = FixedBatches(case)
-    trainer = Trainer(
-        MultiLevel(student, Table(case), mixing, **case["hyper"]),
+    optimization = Optimization(
         lambda parameters: torch.optim.AdamW(parameters, weight_decay=optimizer["weight_decay"]),
         step_decay(optimizer["lr"], (), 1.0),
         epochs=1,
-        train=batches,
-        test=None,
-        validation=batches,
-        runtime=Runtime(torch.device("cpu")),
-        files=CheckpointFiles(tmp_path / "last", None),
-        settings={},
         accumulation_steps=max(1, 128 // case["loader_batch_size"]),
     )
-    assert trainer.accumulation_steps == case["accumulation_steps"]
+    assert optimization.accumulation_steps == case["accumulation_steps"]
+    trainer = Trainer(
+        MultiLevel(student, Table(case), mixing, **case["hyper"]),
+        optimization,
+        Loaders(batches, validation=batches),
+        Runtime(torch.device("cpu")),
+        CheckpointFiles(tmp_path / "last", None),
+        settings={},
+    )
     seen = []
-    train_step = trainer._train_step
 
-    def watch(*args):
-        step = train_step(*args)
-        seen.append({HEADS[name]: loss.item() for name, loss in step.losses.items()})
-        return step
+    def watch(epoch, iteration, output):
+        seen.append({HEADS[name]: loss.item() for name, loss in output.losses.items()})
 
-    monkeypatch.setattr(trainer, "_train_step", watch)
+    trainer.on_step = watch
     means = trainer.train_epoch(0, show_progress=False)
 
     assert len(seen) == len(case["steps"])

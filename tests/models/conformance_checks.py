@@ -23,7 +23,7 @@ def check_layout(model: nn.Module, figures: dict) -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == figures["params"]
 
 
-def count_multiply_adds(model: nn.Module, shape: list[int]) -> int:
+def count_macs(model: nn.Module, shape: list[int]) -> int:
     """Multiply-accumulates of convolutions and linear layers for one image at the spatial size of `shape`.
 
     Runs on the meta device: nothing is computed, the model stays as it is. The count is taken in evaluation mode.
@@ -55,7 +55,7 @@ def check_outputs(model: Network, figures: dict, feature_lookup: FeatureLookup) 
     carry a `note` instead of outputs pin nothing here: select by `has_outputs`.
 
     Args:
-        feature_lookup: the map that the figures call by this name, given what `forward_features` returned.
+        feature_lookup: the map that the figures call by this name, given what `forward_with_features` returned.
     """
     golden_fill(model)
     for module in model.modules():
@@ -65,7 +65,7 @@ def check_outputs(model: Network, figures: dict, feature_lookup: FeatureLookup) 
     for mode in ("eval", "train"):  # in this order: training moves the running statistics, and reads none
         model.train(mode == "train")
         with torch.no_grad():
-            logits, features = model.forward_features(images)
+            logits, features = model.forward_with_features(images)
         _check_logits(logits, figures[mode], where=mode)
         for want in figures[mode].get("features", []):
             _check_map(feature_lookup(want["name"], features), want, where=f"{mode} {want['name']}")

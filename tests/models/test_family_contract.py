@@ -46,12 +46,12 @@ def with_moved_statistics(model: Network) -> Network:
 
 @pytest.mark.parametrize(("family", "name"), ALL)
 def test_shapes(family: str, name: str) -> None:
-    """The class count is honoured; logits, embedding and every stage have the promised axes; stages shrink."""
+    """The class count is honored; logits, embedding and every stage have the promised axes; stages shrink."""
     size = image_size(name)
     with torch.device("meta"):
         model = create_model(name, num_classes=7, family=family)
         images = torch.empty(2, 3, size, size)
-        logits, features = model.forward_features(images)
+        logits, features = model.forward_with_features(images)
         assert model(images).shape == logits.shape == (2, 7)
     assert features.pooled.dim() == 2
     assert len(features.stages) == len(features.preact)
@@ -87,7 +87,7 @@ def test_channels_last_in_one_graph(family: str, name: str) -> None:
         want = model(images)
         model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-        logits, features = model.forward_features(images)
+        logits, features = model.forward_with_features(images)
         torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-4)
         assert all(x.is_contiguous(memory_format=torch.channels_last) for x in features.stages)
         torch.compiler.reset()
@@ -99,7 +99,7 @@ def test_channels_last_in_one_graph(family: str, name: str) -> None:
 def test_every_parameter_learns(family: str, name: str) -> None:
     """The loss and every feature can be differentiated at once: no tensor that is shown was changed in place."""
     model = create_model(name, 10, family=family)
-    logits, features = model.forward_features(small_images())
+    logits, features = model.forward_with_features(small_images())
     shown = sum(x.square().mean() for x in (*features.stages, *features.preact))
     (F.cross_entropy(logits, torch.tensor([1, 5])) + shown).backward()
     assert all(p.grad is not None for p in model.parameters())

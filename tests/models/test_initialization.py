@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.models import create_model, list_models
 from mlkd.student import MultiResNetV2
-from mtkd_rl.agent import Policy
+from mtkd_rl.methods import Policy
 
 ERRORS = 5.0  # standard errors that a tensor may be off
 
@@ -207,7 +207,7 @@ def make_uniform(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_another_initialisation_is_noticed(how):
+def test_another_initialization_is_noticed(how):
     network, (name, spoil) = student(37), SPOILT[how]
     spoil(network.get_submodule(name))
     with pytest.raises(AssertionError):

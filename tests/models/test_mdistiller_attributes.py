@@ -96,7 +96,7 @@ def test_the_pooling_module_is_what_pools(name: str, pool: str) -> None:
     network, seen = build(name), []
     getattr(network, pool).register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
     size = image_size(name)
-    _, features = network.forward_features(torch.empty(2, 3, size, size, device="meta"))
+    _, features = network.forward_with_features(torch.empty(2, 3, size, size, device="meta"))
     ((last, pooled),) = seen
     assert last.dim() == 4
     assert pooled.shape == (*last.shape[:2], 1, 1) == (*features.pooled.shape, 1, 1)
@@ -115,7 +115,7 @@ def test_a_students_map_through_the_teachers_head() -> None:
     teacher = create_model("resnet8x4", 10, family="mdistiller").eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits, features = teacher.forward_features(images)
+        logits, features = teacher.forward_with_features(images)
         assert torch.equal(teacher.fc(teacher.avgpool(features.stages[-1]).view(2, -1)), logits)
 
 
@@ -125,7 +125,7 @@ def test_encode(idx: int, stage: int) -> None:
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     network = create_model("ResNet18", 10, family="mdistiller").eval()
     with torch.no_grad():
-        _, features = network.forward_features(images)
+        _, features = network.forward_with_features(images)
         assert torch.equal(network.encode(features.preact[stage - 1], idx), features.preact[stage])
         assert torch.equal(network.encode(features.preact[stage - 1], idx, preact=True), features.preact[stage])
     with pytest.raises(NotImplementedError):
@@ -140,5 +140,5 @@ def test_without_its_average_a_network_classifies_the_whole_map(name: str, class
     network.remove_avg = True
     with torch.device("meta"):
         setattr(network, classifier, nn.Linear(size, 10))
-        logits, features = network.forward_features(torch.empty(2, 3, 32, 32))
+        logits, features = network.forward_with_features(torch.empty(2, 3, 32, 32))
     assert (logits.shape, features.pooled.shape) == ((2, 10), (2, size))

@@ -8,9 +8,9 @@ import torchvision
 from torch import Tensor, nn
 
 from common.models import Features, Network, create_model, list_models
-from common.models.wrn import WideResNet
+from common.models.cifar_wrn import WideResNet
 from tests.golden import SHARED, conformance, conformance_names, golden_fill
-from tests.models.conformance_checks import check_layout, check_outputs, count_multiply_adds, has_outputs
+from tests.models.conformance_checks import check_layout, check_outputs, count_macs, has_outputs
 
 FIGURES = {name: conformance(name) for name in conformance_names("models/mdistiller__*.json")}
 WITH_OUTPUTS = {path: figures for path, figures in FIGURES.items() if has_outputs(figures)}
@@ -45,7 +45,7 @@ def test_layout_and_size(figures: dict) -> None:
     with torch.device("meta"):
         model = build(figures)
     check_layout(model, figures)
-    assert count_multiply_adds(model, figures["input_shape"]) == figures["multiply_adds"]
+    assert count_macs(model, figures["input_shape"]) == figures["multiply_adds"]
 
 
 @pytest.mark.parametrize("figures", WITH_OUTPUTS.values(), ids=WITH_OUTPUTS)
@@ -82,7 +82,7 @@ def test_stage_channels(figures: dict) -> None:
     """As published; the true channels where the published answer is missing or fails."""
     with torch.device("meta"):
         model = build(figures)
-        _, features = model.forward_features(torch.empty(figures["input_shape"]))
+        _, features = model.forward_with_features(torch.empty(figures["input_shape"]))
     true_channels = [x.shape[1] for x in features.stages]
     assert model.get_stage_channels() == (figures["stage_channels"] or true_channels)
 
@@ -127,7 +127,7 @@ def test_wide_resnet_statistics_take_a_batch_twice() -> None:
     random = torch.Generator().manual_seed(0)
     for step in range(3):
         images = torch.randn(4, 3, 32, 32, generator=random, dtype=torch.float64)
-        assert torch.equal(twice(images) if step else twice.forward_features(images)[0], once(images))
+        assert torch.equal(twice(images) if step else twice.forward_with_features(images)[0], once(images))
         for norm, x in list(inputs.items()):
             norm(x)
     for key, want in once.state_dict().items():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.models import Features, Network, create_model, list_models
 from tests.golden import conformance, conformance_names
-from tests.models.conformance_checks import check_layout, check_outputs, count_multiply_adds, has_outputs
+from tests.models.conformance_checks import check_layout, check_outputs, count_macs, has_outputs
 
 FIGURES = {name: conformance(name) for name in conformance_names("models/mtkd_rl__*.json")}
 WITH_OUTPUTS = {path: figures for path, figures in FIGURES.items() if has_outputs(figures)}
@@ -38,7 +38,7 @@ def test_layout_and_size(figures: dict) -> None:
     with torch.device("meta"):
         model = build(figures)
     check_layout(model, figures)
-    assert count_multiply_adds(model, figures["input_shape"]) == figures["multiply_adds"]
+    assert count_macs(model, figures["input_shape"]) == figures["multiply_adds"]
 
 
 @pytest.mark.parametrize("figures", WITH_OUTPUTS.values(), ids=WITH_OUTPUTS)
@@ -52,7 +52,7 @@ def test_wide_resnet_statistics_take_a_batch_once() -> None:
     shown.load_state_dict(plain.state_dict())
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     logits = plain(images)
-    assert torch.equal(shown.forward_features(images)[0], logits)
+    assert torch.equal(shown.forward_with_features(images)[0], logits)
     for key, value in plain.state_dict().items():
         assert torch.equal(shown.state_dict()[key], value), key
     assert plain.bn1.num_batches_tracked == 1

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import Features, Network, create_model, list_models
-from common.models.googlenet import Inception
+from common.models.cifar_googlenet import Inception
 from tests.golden import conformance, conformance_names
-from tests.models.conformance_checks import check_layout, check_outputs, count_multiply_adds, has_outputs
+from tests.models.conformance_checks import check_layout, check_outputs, count_macs, has_outputs
 
 FIGURES = {name: conformance(name) for name in conformance_names("models/tfkd__*.json")}
 SLOW = {"resnet101", "resnet152", "resnext29", "vgg19"}
@@ -34,7 +34,7 @@ def test_layout_and_size(figures: dict) -> None:
     with torch.device("meta"):
         model = build(figures)
     check_layout(model, figures)
-    assert count_multiply_adds(model, figures["input_shape"]) == figures["multiply_adds"]
+    assert count_macs(model, figures["input_shape"]) == figures["multiply_adds"]
 
 
 # Maps whose module, here, ends before the activation that it has in the published net: index among the stages.
@@ -80,10 +80,10 @@ def test_outputs(figures: dict) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [32, 64])
 def test_feature_shapes(name: str, size: int) -> None:
-    """Both image sizes pass; the class count is honoured; maps shrink from shallow to deep; pooled is a vector."""
+    """Both image sizes pass; the class count is honored; maps shrink from shallow to deep; pooled is a vector."""
     with torch.device("meta"):
         model = create_model(name, num_classes=7, family="tfkd")
-        logits, features = model.forward_features(torch.empty(2, 3, size, size))
+        logits, features = model.forward_with_features(torch.empty(2, 3, size, size))
     assert logits.shape == (2, 7)
     assert [x.shape for x in features.stages] == [x.shape for x in features.preact]
     sizes = [x.shape[-1] for x in features.stages]
@@ -98,7 +98,7 @@ def test_activation_separates_stages_from_preact(name: str) -> None:
     model = create_model(name, num_classes=7, family="tfkd")
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        _, features = model.forward_features(images)
+        _, features = model.forward_with_features(images)
     activation = F.relu6 if name == "mobilenet_v2" else F.relu
     activated = 0
     for stage, preact in zip(features.stages, features.preact, strict=True):
@@ -134,7 +134,7 @@ def test_channels_last_in_one_graph(name: str) -> None:
         want = model(images)
         model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-        logits, features = model.forward_features(images)
+        logits, features = model.forward_with_features(images)
         torch.testing.assert_close(logits, want)
         assert all(x.is_contiguous(memory_format=torch.channels_last) for x in features.stages)
         torch.compiler.reset()

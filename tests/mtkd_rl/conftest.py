@@ -1,4 +1,4 @@
-"""The scripts of this paper on the generated set, with two small teachers that the paper's own script has trained."""
+"""The scripts of this paper on the synthetic dataset, with two small teachers from the paper's own script."""
 
 import importlib
 import shutil
@@ -27,7 +27,7 @@ def run_main(script: str, arguments: list[str]) -> int:
 
 @pytest.fixture(scope="session")
 def small(generated_data) -> list[str]:
-    """Flags of a run on the generated set that takes seconds."""
+    """Flags of a run on the synthetic dataset that takes seconds."""
     data = ["--data-dir", str(generated_data), "--no-download", "--device", "cpu"]
     return [*data, "--limit-train-batches", "3", "--limit-eval-batches", "1"]
 

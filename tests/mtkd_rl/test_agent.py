@@ -4,12 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkd_rl.agent import Agent, Experience, Policy, State, policy_gradient, standardise, state_size
-from mtkd_rl.comparison import Comparison
 from mtkd_rl.features import FeatureTransforms
 from mtkd_rl.losses import FEATURE_LOSSES, logit_losses
-from mtkd_rl.methods import observe, weighted
-from mtkd_rl.teachers import Shown
+from mtkd_rl.methods import Agent, Policy, State, Transition, observe, policy_gradient, standardize
+from mtkd_rl.multi_teacher import TeacherStudentOutputs, weighted_losses
+from mtkd_rl.teachers import NetworkOutputs
 from tests.golden import conformance, draw, golden_fill, summary
 
 FIGURES = conformance("agent.json")
@@ -40,11 +39,11 @@ class Case:
 
         views, maps = of_each("trans_student_feature"), of_each("teacher_feature")
         shown = zip(of_each("teacher_logits"), maps, of_each("teacher_embedding"), strict=True)
-        teachers = [Shown(*parts) for parts in shown]
+        teachers = [NetworkOutputs(*parts) for parts in shown]
         logits = torch.stack(of_each("teacher_logits"), dim=2)
         distance = FEATURE_LOSSES[figures["feature_loss"]]
-        self.seen = Comparison(
-            Shown(inputs["student_logits"], None, None),
+        self.seen = TeacherStudentOutputs(
+            NetworkOutputs(inputs["student_logits"], None, None),
             teachers,
             logits,
             views,
@@ -53,16 +52,23 @@ class Case:
             figures["feat_weight"] * torch.stack([distance(v, t, T) for v, t in zip(views, maps, strict=True)], dim=1),
         )
         self.state = observe(self.seen, self.targets)
-        size = state_size([len(t.embedding[0]) for t in teachers], logits.shape[1])
+        size = self.state.vector().shape[1]
         self.agent = Agent(size, self.M, dynamic=figures["dynamic"], loss="reward-weighted")
         golden_fill(self.agent.policy)
         self.agent.learner.double().load_state_dict(self.agent.policy.state_dict())
 
-    def experience(self) -> Experience:
+    def transition(self) -> Transition:
         weights = self.agent.act(self.state)
-        reward = -sum(weighted(self.seen, weights).values())
+        reward = -sum(weighted_losses(self.seen, weights).values())
         alone = self.seen.cross_entropy[:, None]
-        return Experience(self.state, reward, -alone - self.seen.logit_losses, -alone - self.seen.feature_losses)
+        return Transition(
+            self.state,
+            weights,
+            reward,
+            -alone - self.seen.logit_losses,
+            -alone - self.seen.feature_losses,
+            self.targets,
+        )
 
 
 @pytest.fixture(params=CASES, ids=lambda figures: figures["id"])
@@ -101,28 +107,28 @@ def test_weights(case):
 
 def test_reward(case):
     expected = case.figures["reward"]
-    experience = case.experience()
-    assert torch.allclose(experience.reward, tensor(expected["raw"]), **close)
-    normalised, count = standardise(experience.reward)
-    assert count == len(experience.reward)
-    assert torch.allclose(normalised, tensor(expected["normalised"]), rtol=1e-9, atol=1e-9)
+    transition = case.transition()
+    assert torch.allclose(transition.reward, tensor(expected["raw"]), **close)
+    normalized, count = standardize(transition.reward)
+    assert count == len(transition.reward)
+    assert torch.allclose(normalized, tensor(expected["normalised"]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("figures", FIGURES["reward_examples"])
-def test_rewards_are_standardised(figures):
-    normalised, _ = standardise(tensor(figures["reward"]))
-    assert torch.allclose(normalised, tensor(figures["normalised"]), **close)
-    assert torch.allclose(normalised.clamp(0, 1), tensor(figures["clamped"]), **close)
+def test_rewards_are_standardized(figures):
+    normalized, _ = standardize(tensor(figures["reward"]))
+    assert torch.allclose(normalized, tensor(figures["normalised"]), **close)
+    assert torch.allclose(normalized.clamp(0, 1), tensor(figures["clamped"]), **close)
 
 
 def test_equal_rewards_teach_nothing():
-    assert standardise(torch.full((4,), -1.7))[0].abs().max() < 1e-3
+    assert standardize(torch.full((4,), -1.7))[0].abs().max() < 1e-3
 
 
 def test_agent_loss_and_its_gradient(case):
     expected = case.figures["agent_loss"]
     learner = case.agent.learner
-    loss = case.agent.loss(learner(case.state), case.experience())
+    loss = case.agent.loss(learner(case.state), case.transition())
     assert loss.item() == pytest.approx(expected["total"], rel=1e-9)
     loss.backward()
     for name, norm in expected["grad_l2"].items():
@@ -132,7 +138,7 @@ def test_agent_loss_and_its_gradient(case):
 def test_one_update(case):
     expected = case.figures["after_one_update"]
     before = case.agent.act(case.state)
-    loss = case.agent.learn(case.experience())
+    loss = case.agent.learn(case.transition())
     assert loss.item() == pytest.approx(case.figures["agent_loss"]["total"], rel=1e-9)
     assert torch.equal(case.agent.act(case.state).logits, before.logits)  # it acts as before until it catches up
     case.agent.sync_policy()
@@ -145,12 +151,12 @@ def test_one_update(case):
 
 def test_policy_gradient_is_that_of_the_expected_reward(case):
     """Its gradient is that of -sum_m pi_m R_m, R scaled by one deviation; no baseline of a sample matters."""
-    experience = case.experience()
+    transition = case.transition()
     learner = case.agent.learner
     parameters = list(learner.parameters())
-    ours = torch.autograd.grad(policy_gradient(learner(case.state), experience), parameters)
+    ours = torch.autograd.grad(policy_gradient(learner(case.state), transition), parameters)
     objective = 0
-    tables = zip(learner(case.state), (experience.logit_rewards, experience.feature_rewards), strict=True)
+    tables = zip(learner(case.state), (transition.logit_rewards, transition.feature_rewards), strict=True)
     for table, rewards in tables:
         deviation = (rewards - rewards.mean(1, keepdim=True)).std()
         objective = objective - (table * rewards / deviation).sum(1).mean()
@@ -164,11 +170,11 @@ def test_policy_gradient_raises_the_weight_of_the_better_teacher():
     state = State(
         torch.zeros(8, 2), torch.zeros(8, 2), torch.zeros(8, 2), [torch.randn(8, 3)] * 2, torch.randn(8, 4, 2)
     )
-    agent = Agent(state_size([3, 3], 4), 2, dynamic=False, loss="policy-gradient")
+    agent = Agent(2 * (3 + 3 + 4), 2, dynamic=False, loss="policy-gradient")
     rewards = torch.tensor([[-1.0, -3.0]]).repeat(8, 1) + 0.1 * torch.randn(8, 2)
     before = agent.act(state)
     for _ in range(5):
-        agent.learn(Experience(state, rewards.mean(1), rewards, -rewards))
+        agent.learn(Transition(state, before, rewards.mean(1), rewards, -rewards, torch.zeros(8)))
     agent.sync_policy()
     after = agent.act(state)
     assert (after.logits[:, 0] > before.logits[:, 0]).all()

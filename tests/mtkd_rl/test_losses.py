@@ -4,10 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtkd_rl.agent import Weights
-from mtkd_rl.comparison import Comparison
 from mtkd_rl.losses import feature_kl, feature_mse, logit_losses
-from mtkd_rl.methods import weighted
+from mtkd_rl.multi_teacher import TeacherStudentOutputs, Weights, weighted_losses
 from tests.golden import conformance, draw
 
 # the published DIST loss is called by no script
@@ -24,18 +22,18 @@ def compute(case: dict, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     if case["loss"].startswith("feature"):
         loss = feature_mse if case["loss"] == "feature_mse_per_sample" else feature_kl
         return loss(inputs["student_feature"], inputs["teacher_feature"], case["hyper"].get("temperature", T))
-    return weighted(several_teachers(inputs), Weights(inputs["logit_weights"], inputs["feature_weights"]))[
+    return weighted_losses(several_teachers(inputs), Weights(inputs["logit_weights"], inputs["feature_weights"]))[
         "loss_kd"
     ].mean()
 
 
-def several_teachers(inputs: dict[str, torch.Tensor]) -> Comparison:
+def several_teachers(inputs: dict[str, torch.Tensor]) -> TeacherStudentOutputs:
     """Losses of a case with several teachers."""
     M = inputs["logit_weights"].shape[1]
     logits = torch.stack([inputs[f"teacher_logits_{m}"] for m in range(M)], dim=2)
     features = [feature_mse(inputs[f"student_feature_{m}"], inputs[f"teacher_feature_{m}"], T) for m in range(M)]
     by_logits = logit_losses(inputs["student_logits"], logits, T)
-    return Comparison(None, [], logits, [], by_logits[:, 0], by_logits, torch.stack(features, dim=1))
+    return TeacherStudentOutputs(None, [], logits, [], by_logits[:, 0], by_logits, torch.stack(features, dim=1))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
@@ -56,8 +54,8 @@ def test_averages_and_features_of_several_teachers(case):
     inputs = {name: draw(spec) for name, spec in case["inputs"].items()}
     seen = several_teachers(inputs)
     even = torch.full_like(seen.logit_losses, 1 / seen.logit_losses.shape[1])
-    average = weighted(seen, Weights(even, even))
-    chosen = weighted(seen, Weights(inputs["logit_weights"], inputs["feature_weights"]))
+    average = weighted_losses(seen, Weights(even, even))
+    chosen = weighted_losses(seen, Weights(inputs["logit_weights"], inputs["feature_weights"]))
     assert average["loss_kd"].mean().item() == pytest.approx(case["average_variant"], rel=1e-9)
     assert average["loss_feat"].mean().item() == pytest.approx(case["average_feature_mse"], rel=1e-9)
     assert chosen["loss_feat"].mean().item() == pytest.approx(case["weighted_feature_mse"], rel=1e-9)

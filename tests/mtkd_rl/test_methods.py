@@ -1,17 +1,20 @@
 """What the methods do besides the published figures: folding, weights in force, an agent without memory."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 
 from common.models import create_model
-from common.training.engine import CheckpointFiles, Trainer
+from common.training.checkpoints import CheckpointFiles
+from common.training.engine import Loaders, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
-from mtkd_rl.agent import Experience, reward_weighted_cross_entropy
-from mtkd_rl.comparison import Options
-from mtkd_rl.methods import Averaging, MultiTeacherRL
+from common.training.training_step import Optimization
+from mtkd_rl.methods import MultiTeacherRL, Transition, reward_weighted_cross_entropy
+from mtkd_rl.multi_teacher import Averaging, Options
 from mtkd_rl.teachers import FeatureTeacher, show
 
 TEACHERS = ("resnet8", "wrn_10_1")
@@ -77,7 +80,7 @@ class TestWeightsInForce:
         assert self.losses(build(), 1) != pytest.approx(self.losses(build(Averaging), 1))
 
 
-def test_the_students_optimiser_leaves_the_agent_alone():
+def test_the_students_optimizer_leaves_the_agent_alone():
     method = build(dynamic=True)
     ours = {id(p) for p in method.trainable_parameters()}
     assert ours == {id(p) for part in (method.student, method.transforms) for p in part.parameters()}
@@ -93,10 +96,9 @@ def test_learning_at_once_is_as_replaying_the_stored_states():
     optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     for iteration in range(8):
         acting = copy.deepcopy(method.agent.policy.state_dict())
-        method(*batch(seed=iteration), 1)
-        _, _, experience = method.transition
-        stored.append(Experience(*copy.deepcopy(tuple(experience))))
-        method.after_update()
+        transition = method(*batch(seed=iteration), 1).transition
+        stored.append(Transition(*copy.deepcopy(tuple(transition))))
+        method.after_update(transition)
         method.after_step(1, iteration, 8)
         if iteration in (3, 6, 7):
             for kept in stored:
@@ -109,26 +111,16 @@ def test_learning_at_once_is_as_replaying_the_stored_states():
             assert torch.equal(value, method.agent.policy.state_dict()[key]), (iteration, key)
 
 
-def held(method: MultiTeacherRL) -> int:
-    """Bytes that the method keeps between two steps, besides its networks."""
-    targets, chosen, experience = method.transition
-    tensors = [targets, *chosen, *method.agent.parameters(), *method.record.buffers()]
-    tensors += [experience.reward, experience.logit_rewards, experience.feature_rewards]
-    state = experience.state
-    tensors += [state.similarity, state.divergence, state.cross_entropy, state.logits, *state.embeddings]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def test_nothing_grows_over_an_epoch():
-    method, sizes = build().train(), []
-    for iteration in range(5):
-        method(*batch(), 1)
-        method.after_update()
+def test_nothing_of_a_batch_is_kept():
+    method = build().train()
+    for iteration in range(2):
+        transition = method(*batch(), 1).transition
+        method.after_update(transition)
         method.after_step(1, iteration, 1000)
-        sizes.append(held(method))
-    assert set(sizes) == {sizes[0]}
-    lists = [value for value in vars(method.agent).values() if isinstance(value, list | dict) and len(value) > 10]
-    assert not lists
+        parts = [weakref.ref(tensor) for tensor in (transition.reward, transition.logit_rewards, *transition.weights)]
+        del transition
+        gc.collect()
+        assert not any(part() is not None for part in parts)
 
 
 class TestInTheLoop:
@@ -145,24 +137,25 @@ class TestInTheLoop:
 
         return Trainer(
             build(),
-            lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
-            step_decay(1e-3, (), 1.0),
-            epochs=2,
-            train=Fixed(),
-            test=Fixed(),
-            runtime=Runtime(CPU, **runtime),
-            files=CheckpointFiles(tmp_path / "last", tmp_path / "best"),
+            Optimization(lambda parameters: torch.optim.SGD(parameters, lr=1e-3), step_decay(1e-3, (), 1.0), epochs=2),
+            Loaders(Fixed(), Fixed()),
+            Runtime(CPU, **runtime),
+            CheckpointFiles(tmp_path / "last", tmp_path / "best"),
             settings={},
         )
 
-    def figures(self, tmp_path, **runtime) -> list[dict[str, float]]:
-        trainer = self.trainer(tmp_path, **runtime)
+    def figures(self, tmp_path, monkeypatch, **runtime) -> list[dict[str, float]]:
+        trainer, dtypes = self.trainer(tmp_path, **runtime), set()
+        learn = trainer.method.agent.learn
+        monkeypatch.setattr(
+            trainer.method.agent, "learn", lambda t: (dtypes.update(table.dtype for table in t.weights), learn(t))[1]
+        )
         figures = [trainer.train_epoch(epoch, show_progress=False) for epoch in range(2)]
-        assert {table.dtype for table in trainer.method.transition[1]} == {torch.float32}
+        assert dtypes == {torch.float32}
         return figures
 
-    def test_bf16_is_near_float32_and_the_agent_keeps_its_precision(self, tmp_path):
-        plain, mixed = self.figures(tmp_path), self.figures(tmp_path, amp="bf16")
+    def test_bf16_is_near_float32_and_the_agent_keeps_its_precision(self, tmp_path, monkeypatch):
+        plain, mixed = self.figures(tmp_path, monkeypatch), self.figures(tmp_path, monkeypatch, amp="bf16")
         for a, b in zip(plain, mixed, strict=True):
             assert a != b
             for key in a.keys() - {"accuracy", "loss_kd"}:  # that one is small, and the difference of large ones

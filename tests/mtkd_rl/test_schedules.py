@@ -1,11 +1,11 @@
-"""Learning rates and optimisers against the published implementation's figures."""
+"""Learning rates and optimizers against the published implementation's figures."""
 
 import pytest
 import torch
 
 from common.training.schedules import step_decay
-from mtkd_rl.agent import RATE, Agent
 from mtkd_rl.experiment import GAMMA, MILESTONES, shortened
+from mtkd_rl.methods import AGENT_LR, Agent
 from mtkd_rl.setting import LIGHT_MODELS
 from mtkd_rl.student import make_optimizer, make_schedule
 from mtkd_rl.train_baseline import parse_arguments
@@ -75,5 +75,5 @@ def test_optimizers():
     assert sgd.defaults["nesterov"] == expected["nesterov"]
     assert (sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.9, 1e-4)
     expected = published["mtkd_rl agent"]
-    assert (expected["type"], expected["lr"], expected["momentum"], expected["weight_decay"]) == ("SGD", RATE, 0, 0)
+    assert (expected["type"], expected["lr"], expected["momentum"], expected["weight_decay"]) == ("SGD", AGENT_LR, 0, 0)
     assert not dict(Agent(7, 2, dynamic=False, loss="reward-weighted").named_buffers())  # plain SGD keeps nothing

@@ -62,11 +62,13 @@ def test_a_student_by_reinforcement(run_script, checkpoints, small):
     ended = run_script("train_student_rl", *STUDENT, "--epochs", "2", "--dynamic", *small)
     assert ended.code == 0, ended.stderr
     for name in TEACHERS:
-        assert re.search(rf"teacher {name} from \S+{name}_best.pth: test accuracy \d", ended.stdout)
+        assert re.search(rf"teacher {name} from \S+{name}_best.pth \(trained here .*\): test accuracy \d", ended.stdout)
     run = only_run(checkpoints)
-    assert re.fullmatch(r"resnet8_cifar100_rl_1_2_resnet8_wrn_10_1\d\d-\d\d-\d{4}_\d\d-\d\d-\d\d", run.name)
+    assert re.fullmatch(
+        r"resnet8_cifar100_rl_1_2_resnet8_wrn_10_1\d\d-\d\d-\d{4}_\d\d-\d\d-\d\d_MTKD-RL_dynamic", run.name
+    )
     names = {"resnet8.pth.tar", "resnet8_best.pth.tar", f"{run.name}.txt", "events"}
-    names |= {"teacher_weights.json", "teacher_weights.svg"}
+    names |= {"teacher_weights.json", "teacher_weights.svg", "teacher_agreement.svg"}
     assert {p.name for p in run.iterdir()} == {*names, "run.json", "metrics.jsonl", ".lock"}
 
     last = torch.load(run / "resnet8.pth.tar", weights_only=True)
@@ -110,6 +112,35 @@ def test_the_table_of_weights(run_script, checkpoints, small):
     assert f"{values[0]:.3f}" in texts
 
 
+def test_a_trial_never_sees_the_test_split(run_script, checkpoints, small):
+    flags = ["--epochs", "1", "--val-fraction", "0.34", "--no-test"]
+    ended = run_script("train_student_rl", *STUDENT, *flags, *small)
+    assert ended.code == 0, ended.stderr
+    content = record(only_run(checkpoints))
+    assert (content["status"], content["accuracy"], content["analysis"]) == ("done", None, None)
+    assert content["validation"]["last"] >= 0
+    assert content["teachers"][0]["accuracy_on"] == "validation"
+
+
+def test_agreement_with_each_teacher_beside_its_weight(run_script, checkpoints, small):
+    assert run_script("train_student_rl", *STUDENT, "--epochs", "1", *small).code == 0
+    run = only_run(checkpoints)
+    table, analysis = json.loads((run / "teacher_weights.json").read_text()), record(run)["analysis"]
+    assert analysis["test"]["last"]["fidelity"].keys() == {*TEACHERS, "mean"}
+    by_class = analysis["teachers_by_class"]
+    assert len(by_class) == 100
+    for label, row in by_class.items():
+        number = list(by_class).index(label)
+        for name in TEACHERS:
+            shares = analysis["test"]["last"]["fidelity"][name]["agreement_by_class"]
+            assert row[name]["agreement"] == shares[number]
+            weight = table["classes"][label]["logits"][name] if label in table["classes"] else None
+            assert row[name]["logit_weight"] == (weight if weight is None else pytest.approx(weight, rel=1e-5))
+    picture = xml.etree.ElementTree.parse(run / "teacher_agreement.svg").getroot()
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {*TEACHERS, *by_class, "agreement, %"} <= set(texts)
+
+
 def test_a_student_by_averaging(run_script, checkpoints, small):
     flags = ["--feat-kd", "kl", "--feature-transforms", "independent", "--lr-type", "cosine", "--trial", "7"]
     ended = run_script("train_student_avg", *STUDENT, "--epochs", "2", *flags, *small)
@@ -151,7 +182,7 @@ def test_evaluate(run_script, checkpoints, small):
     ended = run_script("train_student_rl", *STUDENT, "-e", "--resume", run / "resnet8_best.pth.tar", *small)
     assert ended.code == 0, ended.stderr
     (line,) = metrics(run)
-    assert "resnet8 on 32 test images of cifar100 (generated set" in ended.stdout
+    assert "resnet8 on 32 test images of cifar100 (synthetic dataset" in ended.stdout
     assert f"accuracy {line['test/accuracy']:.4f}, top-5 {line['test/top5']:.4f}" in ended.stdout
     assert snapshot(run) == before
 
@@ -167,7 +198,7 @@ class TestResume:
             return Process("mtkd_rl.train_student_rl", arguments, tmp_path, prepare=prepare).wait()
 
         assert start("whole").code == 0
-        save = "common.training.engine:Trainer._save"
+        save = "common.training.run_state:RunState.save"
         killed = start("broken", prepare=functools.partial(before_call, save, 3, kill_self))
         assert killed.code == -signal.SIGKILL
         ended = start("broken", "--resume")
@@ -182,7 +213,7 @@ class TestResume:
         assert (whole / "teacher_weights.json").read_text() == (broken / "teacher_weights.json").read_text()
 
     def test_which_run_is_meant(self, run_script, checkpoints, small):
-        """Without a path, the latest of the same settings; a done one is left as it is; another begins anew."""
+        """Without a path, the latest of the same settings; a done one is left as it is; another starts again."""
         flags = [*STUDENT, "--epochs", "1", *small]
         assert run_script("train_student_rl", *flags, "--resume").code == 0  # there is none yet
         first = only_run(checkpoints)
@@ -205,7 +236,7 @@ class TestResume:
         before = snapshot(run)
         ended = run_script("train_student_rl", *flags, "--resume", run)
         assert ended.code == 2
-        assert "belongs to a run with teacher_files" in ended.stderr
+        assert "belongs to a run with other teachers' weights" in ended.stderr
         assert snapshot(run) == before
 
 
@@ -250,7 +281,7 @@ class TestTeachers:
         ended = run_script("train_student_avg", *STUDENT, "--epochs", "1", *small)
         assert ended.code == 0
         assert ended.stdout.count("warning:") == 1
-        assert "warning: resnet8 was trained on other data (other)" in ended.stdout
+        assert "warning: teacher resnet8 was trained on other data (other)" in ended.stdout
 
     def test_a_checkpoint_directory_of_ones_own(self, run_script, trained, small, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

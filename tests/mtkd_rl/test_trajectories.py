@@ -7,9 +7,8 @@ import torch
 
 from common.data import Batch
 from common.models import create_model
-from mtkd_rl.agent import standardise
-from mtkd_rl.comparison import MultiTeacher, Options
-from mtkd_rl.methods import Averaging, MultiTeacherRL
+from mtkd_rl.methods import MultiTeacherRL, standardize
+from mtkd_rl.multi_teacher import Averaging, MultiTeacher, Options
 from mtkd_rl.student import make_optimizer, make_schedule
 from tests.golden import conformance, draw, golden_fill
 from tests.trajectories import WAYS, watched_steps
@@ -19,7 +18,7 @@ RL_CASES = [case for case in CASES if "agent_step" in case["hyper"]]
 
 
 class FixedBatches:
-    """The case's batches in place of a data set; epochs may differ in length."""
+    """The case's batches in place of a dataset; epochs may differ in length."""
 
     def __init__(self, case: dict) -> None:
         self.data = case["data"]
@@ -112,12 +111,12 @@ def test_what_the_agent_does_and_learns(case, monkeypatch, tmp_path):
     transitions, losses, synced = [], [], []
     after_update, learn, sync_policy = method.after_update, method.agent.learn, method.agent.sync_policy
 
-    def watch():
-        transitions.append(method.transition)
-        after_update()
+    def watch(transition):
+        transitions.append(transition)
+        after_update(transition)
 
-    def watch_learning(experience):
-        losses.append(learn(experience))
+    def watch_learning(transition):
+        losses.append(learn(transition))
         return losses[-1]
 
     monkeypatch.setattr(method, "after_update", watch)
@@ -125,14 +124,14 @@ def test_what_the_agent_does_and_learns(case, monkeypatch, tmp_path):
     monkeypatch.setattr(method.agent, "sync_policy", lambda: (synced.append(len(losses) - 1), sync_policy()))
     run(case, method, tmp_path, monkeypatch)
 
-    for (_, weights, _), expected in zip(transitions, case["steps"], strict=True):
-        for table, kind in zip(weights, ("logit", "feature"), strict=True):
+    for transition, expected in zip(transitions, case["steps"], strict=True):
+        for table, kind in zip(transition.weights, ("logit", "feature"), strict=True):
             figures = torch.tensor(expected[f"agent_{kind}_weights_first_two_samples"], dtype=torch.float64)
             assert torch.allclose(table[:2], figures, rtol=1e-6, atol=0)
     assert synced == [update["after_step"] for update in case["agent_updates"]]
     rewards = [row for update in case["agent_updates"] for row in update["rewards"]]
-    for (_, _, experience), expected in zip(transitions, rewards, strict=True):
-        ours = standardise(experience.reward)[0].clamp(0, 1)
+    for transition, expected in zip(transitions, rewards, strict=True):
+        ours = standardize(transition.reward)[0].clamp(0, 1)
         assert torch.allclose(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
     figures = [loss for update in case["agent_updates"] for loss in update["losses"]]
     assert [loss.item() for loss in losses] == pytest.approx(figures, rel=1e-6)

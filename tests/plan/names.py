@@ -20,10 +20,10 @@ def name_of(run: PlannedRun, arguments: list[str], monkeypatch: pytest.MonkeyPat
 
 def _tfkd(run: PlannedRun) -> str:
     import tfkd.main
-    from common.command_line import find_path
+    from common.command_line import resolve_path
 
     args = tfkd.main.parse_arguments()
-    return tfkd.main.experiment_name(args, find_path(args.model_dir, "tfkd"))
+    return tfkd.main.experiment_name(args, resolve_path(args.model_dir, "tfkd"))
 
 
 def _edkd(run: PlannedRun) -> str:

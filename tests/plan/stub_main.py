@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 parser = argparse.ArgumentParser()
-for flag in ("--model_dir", "--seed", "--epochs", "--data-dir"):
+for flag in ("--model_dir", "--seed", "--epochs", "--data-dir", "--val-fraction", "--stop-after"):
     parser.add_argument(flag)
+parser.add_argument("--no-test", action="store_true")
 parser.add_argument("--resume", action="store_true")
+parser.add_argument("--overwrite", action="store_true")
 parser.add_argument("--smooth", action="store_true")
 args = parser.parse_args()
 
@@ -28,7 +30,7 @@ record = {
     "command": ["stub_main.py", *sys.argv[1:]],
     "settings": {"seed": int(args.seed), "batch_size": params["batch_size"], "method": "Stub"},
     "runtime": {"device": "cpu", "amp": "off"},
-    "data": {"content": "generated set", "fingerprint": "f" * 32},
+    "data": {"content": "synthetic dataset", "fingerprint": "f" * 32},
     "budget": {"epochs": int(args.epochs), "published_epochs": 200, "batches": None},
     "commit": "abc",
     "hardware": {"cpu": "test", "gpu": None},
@@ -37,8 +39,16 @@ record = {
 
 
 def write(status: str) -> None:
-    figures = {"best": 12.5, "last": 11.25 + int(args.seed)}
-    (output / "run.json").write_text(json.dumps({**record, "status": status, "accuracy": figures}))
+    alpha = params.get("alpha", 0)  # what helps on the validation split harms on the test split
+    figures = {"best": 12.5, "last": 11.25 + int(args.seed) - alpha}
+    if args.no_test:
+        done = int(args.stop_after or args.epochs)
+        figures = {"best": 50.0, "last": 50.0 + alpha, "best_epoch": 0, "best_loss": 1.0}
+        figures["last"] -= params.get("late", 0) if done == int(args.epochs) else 0
+        content = {"accuracy": None, "validation": figures, "epochs_done": done}
+    else:
+        content = {"accuracy": figures}
+    (output / "run.json").write_text(json.dumps({**record, "status": status, **content}))
 
 
 def stop(number: int, frame: object) -> None:
@@ -58,8 +68,12 @@ if params.get("deaf"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("deaf to signals", flush=True)
 time.sleep(params.get("sleep", 0))
+while "until" in params and not Path(params["until"]).exists():
+    time.sleep(0.02)
+if len((output / "calls.txt").read_text().splitlines()) <= params.get("killed", 0):
+    os.kill(os.getpid(), signal.SIGKILL)
 if params.get("fails"):
     print("error: it went wrong", flush=True)
     sys.exit(2)
-write("done")
+write("stopped" if args.stop_after and int(args.stop_after) < int(args.epochs) else "done")
 print("test accuracy: 12.50")

@@ -90,7 +90,7 @@ def test_settings_of_edkd_are_the_loaded_configuration(monkeypatch):
     assert len(experiments) > 40
     for run in experiments:
         monkeypatch.setattr("sys.argv", list(run.command))
-        loaded = dict(load_config(parse_arguments())[0].items())
+        loaded = dict(load_config(parse_arguments())[0].leaves())
         for key, value in SETTINGS.of(run).items():
             assert str(loaded[key]) == str(type(loaded[key])(value)), (run.experiment, key)
     beta = SETTINGS.of(RUNS["edkd", "cifar100/dkd/res50_mv2 DKD.BETA 10"])["DKD.BETA"]

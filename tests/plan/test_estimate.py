@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from common.plan.budgets import Budget
-from common.plan.estimate import duration, epoch_rates, estimate, images, measured_step
+from common.plan.estimate import TeacherCache, duration, epoch_rates, estimate, images, measured_step
 from common.plan.plan import PlannedRun
 from common.plan.tasks import Task
+from tests.results.records import write_run
 
 
 def task(root: Path, *flags: str, experiment: str = "net --smooth", params: dict | None = None, **options) -> Task:
@@ -47,9 +48,7 @@ def write(root: Path, rates: list[float], batches: int | None) -> None:
         )
     )
     directory = root / "results/other/seed_1/stub/somewhere"
-    directory.mkdir(parents=True)
-    record = {"experiment": "net --smooth", "status": "done", "budget": {"batches": batches}}
-    (directory / "run.json").write_text(json.dumps(record))
+    write_run(directory, "net --smooth", 0, 0, paper="stub", batches=batches)
     lines = [json.dumps({"epoch": i, "images_per_second": rate}) + "\n" for i, rate in enumerate(rates)]
     (directory / "metrics.jsonl").write_text("".join(lines))
 
@@ -78,12 +77,12 @@ def test_what_was_never_measured_is_said(tmp_path):
 
 def test_the_first_epoch_counts_only_where_it_is_alone(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_text('{"images_per_second": 1.0}\n')
-    assert epoch_rates(file) == [1.0]
-    file.write_text('{"images_per_second": 1.0}\n{"images_per_second": 5.0}\n')
-    assert epoch_rates(file) == [5.0]
+    file.write_text('{"epoch": 0, "images_per_second": 1.0}\n')
+    assert epoch_rates(tmp_path) == [1.0]
+    file.write_text('{"epoch": 0, "images_per_second": 1.0}\n{"epoch": 1, "images_per_second": 5.0}\n')
+    assert epoch_rates(tmp_path) == [5.0]
     file.write_text("{")
-    assert epoch_rates(file) == epoch_rates(tmp_path / "absent") == []
+    assert epoch_rates(tmp_path) == epoch_rates(tmp_path / "absent") == []
 
 
 def test_the_estimate_says_whose_cpu_it_is(tmp_path, monkeypatch):
@@ -98,3 +97,45 @@ def test_durations():
     assert [*map(duration, (0, 0.01, 0.5, 2, 1234))] == [
         *("0 minutes", "under a minute", "30 minutes", "2.0 hours", "1,234.0 hours")
     ]
+
+
+def taught(root: Path, experiment: str, seed: int, *flags: str, teacher: str = "t") -> Task:
+    run = PlannedRun("stub", experiment, ("train.py", *flags), "cifar100", published_needs=(teacher,))
+    return Task(run, seed, Budget("any", "", generated=False), (), root / f"any/seed_{seed}/stub", root, None)
+
+
+MEASURED = {"images_per_second": 10, "epochs": 240, "remembered": {"speedup": 2.0, "views": 162}}
+
+
+def test_what_tasks_save_each_other_by_remembered_logits(tmp_path):
+    """By the expected number of views that are new; runs of one seed draw the same."""
+    cache = TeacherCache()
+    first = cache.saved_share(taught(tmp_path, "kd", 0), MEASURED)
+    distinct = 162 * (1 - (1 - 1 / 162) ** 240)
+    assert first == pytest.approx((1 - distinct / 240) / 2)
+    assert distinct * 50_000 == pytest.approx(6.27e6, rel=0.01)  # counted from real draws: 6.26 million
+    same_views = cache.saved_share(taught(tmp_path, "edkd", 0), MEASURED)
+    assert same_views == pytest.approx(1 / 2)
+    more = cache.saved_share(taught(tmp_path, "kd", 1), MEASURED)
+    both = 162 * (1 - (1 - 1 / 162) ** 480)
+    assert more == pytest.approx((1 - (both - distinct) / 240) / 2)
+    assert first < more < same_views
+    assert cache.saved_share(taught(tmp_path, "kd", 0, teacher="other"), MEASURED) == pytest.approx(first)
+
+
+@pytest.mark.parametrize("flags", [["--teacher-cache", "off"], ["--plain"]])
+def test_nothing_is_saved_where_nothing_is_remembered(tmp_path, flags):
+    assert TeacherCache().saved_share(taught(tmp_path, "kd", 0, *flags), MEASURED) == 0
+    assert TeacherCache().saved_share(taught(tmp_path, "at", 0), {"images_per_second": 10, "epochs": 240}) == 0
+
+
+def test_the_estimate_says_what_is_saved(tmp_path):
+    runs = {"stub kd": MEASURED, "stub at": {"images_per_second": 10, "epochs": 240}}
+    (tmp_path / "step_times.json").write_text(json.dumps({"hardware": "an abacus", "date": "today", "runs": runs}))
+    tasks = [taught(tmp_path, "kd", 0), taught(tmp_path, "kd", 1), taught(tmp_path, "at", 0)]
+    text = estimate(tasks, tmp_path / "results", tmp_path)
+    training, testing = 240 * 50_000, 240 * 10_000 / 3
+    both = 162 * (1 - (1 - 1 / 162) ** 480) * 50_000
+    saved = (2 * training - both) / 2 / 10 / 3600
+    assert f"remembered save {duration(saved)} of it already" in text
+    assert f"on a CPU: {duration(3 * (training + testing) / 10 / 3600 - saved)} (" in text

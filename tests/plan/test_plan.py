@@ -21,7 +21,7 @@ TABLES = load_tables()
 TFKD = [run for run in RUNS if run.paper == "tfkd" and run.trains]
 CELLS = [(table, cell) for table in TABLES for cell in table.published_cells]
 TFKD_CELLS = [(table, cell) for table, cell in CELLS if table.paper == "tfkd"]
-BUDGETS = ("paper", "tenth", "small", "trial", "quick")
+BUDGETS = ("paper", "tenth", "small", "trial", "smoke")
 
 
 def ids(run: PlannedRun) -> str:
@@ -206,25 +206,25 @@ def test_students_need_the_teachers_that_their_scripts_look_for(monkeypatch):
     for run in TFKD:
         params = read_params(REPOSITORY / run.parameters / "params.json")
         teachers = {"base_experiments/base_" + params.teacher.replace("_v2", "v2")} if params.has_teacher else set()
-        assert set(run.needs) == teachers
+        assert set(run.depends_on) == teachers
     for run in RUNS:
         if run.paper == "edkd" and run.trains and "vanilla" not in run.experiment:
             import yaml
 
             file = REPOSITORY / "edkd" / run.command[run.command.index("--cfg") + 1]
             teacher = yaml.safe_load(file.read_text())["DISTILLER"]["TEACHER"]
-            assert run.needs == (f"cifar100/vanilla DISTILLER.STUDENT {teacher}",)
+            assert run.depends_on == (f"cifar100/vanilla DISTILLER.STUDENT {teacher}",)
         if run.paper == "mtkd_rl" and run.trains and "--teacher-name-list" in run.command:
             rest = run.command[run.command.index("--teacher-name-list") + 1 :]
             named = itertools.takewhile(lambda word: not word.startswith("--"), rest)
-            assert run.needs == tuple(f"teacher {teacher}" for teacher in named)
+            assert run.depends_on == tuple(f"teacher {teacher}" for teacher in named)
 
 
 def test_the_script_finds_teachers_where_the_plan_puts_them(tmp_path):
     from tfkd.teachers import find_teacher
 
     for run in TFKD:
-        for place in run.places:
+        for place in run.link_paths:
             (tmp_path / place).mkdir(parents=True)
             best = tmp_path / place / "best.pth.tar"
             best.touch()
@@ -289,13 +289,13 @@ def test_the_paper_budget_leaves_out_no_cell():
 
 
 def test_later_patterns_of_a_budget_win():
-    quick = load_budget("quick")
-    assert quick.overrides("tfkd main.py base_experiments/base_resnet18") == {"batch_size": 8}
-    assert quick.overrides("tfkd main.py base_experiments/base_resnext29") == {"batch_size": 2}
+    smoke = load_budget("smoke")
+    assert smoke.overrides("tfkd main.py base_experiments/base_resnet18") == {"batch_size": 8}
+    assert smoke.overrides("tfkd main.py base_experiments/base_resnext29") == {"batch_size": 2}
 
 
 def test_an_unknown_budget_names_the_known_ones():
-    with pytest.raises(UserError, match="no budget 'huge': give one of paper, tenth, small, trial, quick"):
+    with pytest.raises(UserError, match="no budget 'huge': give one of paper, tenth, small, trial, smoke"):
         load_budget("huge")
 
 
@@ -311,13 +311,13 @@ def test_the_paper_budget_has_as_many_seeds_as_the_figures_average_and_three_for
                 expected = 1 if table.paper == "mlkd" else 5 if cell.experiment in five else 3
                 assert seeds[table.paper, cell.experiment] == tuple(range(expected)), (table.id, cell)
     for run in RUNS:
-        for need in run.needs:
+        for need in run.depends_on:
             assert set(seeds[run.key]) <= set(seeds[run.paper, need]), "a student of each seed has its teacher"
     assert seeds["edkd", "cifar100/reviewkd"] == (0,), "no table shows it"
 
 
 def test_other_budgets_have_the_seeds_that_they_name():
-    for name in ("small", "trial", "quick"):
+    for name in ("small", "trial", "smoke"):
         assert set(seeds_of(RUNS, TABLES, load_budget(name)).values()) == {load_budget(name).seeds}
 
 
@@ -326,12 +326,12 @@ def test_other_budgets_have_the_seeds_that_they_name():
 
 def test_released_networks_take_the_place_of_their_runs(tmp_path):
     teacher = PlannedRun("edkd", "teacher", ("tools/train.py",), "cifar100", released=tmp_path / "net.pth")
-    student = PlannedRun("edkd", "student", ("tools/train.py",), "cifar100", needs=("teacher",))
+    student = PlannedRun("edkd", "student", ("tools/train.py",), "cifar100", depends_on=("teacher",))
     assert with_released([teacher, student]) == ([teacher, student], [])
     teacher.released.touch()
     runs, replaced = with_released([teacher, student])
     assert replaced == [teacher]
-    assert [run.needs for run in runs] == [(), ()]
+    assert [run.depends_on for run in runs] == [(), ()]
 
 
 def test_released_teachers_are_looked_for_where_the_scripts_look():
@@ -339,7 +339,7 @@ def test_released_teachers_are_looked_for_where_the_scripts_look():
     from mtkd_rl.setting import teacher_model_path_dict
 
     released = {run.key: run.released.relative_to(REPOSITORY / run.paper) for run in RUNS if run.released}
-    teachers = {need for run in RUNS if is_training_of_edkd(run) for need in run.needs}
+    teachers = {need for run in RUNS if is_training_of_edkd(run) for need in run.depends_on}
     assert {experiment for paper, experiment in released if paper == "edkd"} == teachers
     for (paper, experiment), file in released.items():
         name = experiment.split()[-1]
@@ -403,9 +403,13 @@ def write_plans(root: Path, **plans: dict) -> None:
     ("runs", "complaint"),
     [
         ([{"experiment": "a", "command": "main.py"}, {"experiment": "a", "command": "main.py"}], "planned already"),
-        ([{"experiment": "a", "command": "main.py", "needs": ["b"]}, {"experiment": "b", "command": "main.py"}], "'b'"),
+        (
+            [{"experiment": "a", "command": "main.py", "depends_on": ["b"]}, {"experiment": "b", "command": "main.py"}],
+            "'b'",
+        ),
         ([{"experiment": "a", "command": "other.py"}], "other.py, which is not in tfkd/"),
         ([{"experiment": "a"}], "lacks the key 'command'"),
+        ([{"experiment": "a", "command": "main.py", "needs": ["b"]}], "has the unknown key 'needs'"),
         ([{"experiment": "a", "command": "main.py --model_dir /tmp/a"}], "outside the repository: /tmp/a"),
         ([{"experiment": "a", "command": "main.py --model_dir ../a"}], "outside the repository: ../a"),
     ],
@@ -420,7 +424,7 @@ def test_another_file_adds_runs_to_a_paper(tmp_path):
     """It comes after the paper's own, whatever its name, and need not repeat what that says."""
     own = {"runs": [{"experiment": "a", "command": "main.py"}], "networks": ["*.pth"], "parameters": "--model_dir"}
     write_plans(tmp_path, tfkd=own)
-    added = {"experiment": "b", "command": "main.py --model_dir experiments/b", "needs": ["a"]}
+    added = {"experiment": "b", "command": "main.py --model_dir experiments/b", "depends_on": ["a"]}
     (tmp_path / "plan" / "a_mine.json").write_text(json.dumps({"paper": "tfkd", "runs": [added]}))
     first, second = load_plan(tmp_path)
     assert (first.experiment, first.needed, second.experiment, second.needed) == ("a", True, "b", False)

@@ -1,4 +1,4 @@
-"""Every command of the READMEs is in the plan, and `--quick` leaves none of them out."""
+"""Every command of the READMEs is in the plan, and `--budget smoke` leaves none of them out."""
 
 import re
 import shlex
@@ -31,7 +31,8 @@ def commands(text: str) -> list[str]:
 
 
 def strip(words: list[str]) -> list[str]:
-    return words[:-1] if words[-1:] == ["--resume"] else words  # the runner adds it to every command
+    """Without what the runner adds to every command."""
+    return words[:-1] if words[-1:] in (["--resume"], ["--overwrite"]) else words
 
 
 def readme_commands() -> list[tuple[str, str, str]]:
@@ -49,18 +50,30 @@ def readme_commands() -> list[tuple[str, str, str]]:
     return [entry for entry in dict.fromkeys(found) if entry[2] not in INSTALLATION]
 
 
-QUICK = {
+SMOKE = {
     (run.paper, " ".join(strip(list(run.command))))
-    for run in select(load_plan(), load_tables(), left_out=list(load_budget("quick").leaves_out))
+    for run in select(load_plan(), load_tables(), left_out=list(load_budget("smoke").leaves_out))
 }
 
 
 @pytest.mark.parametrize(("paper", "page", "command"), readme_commands())
-def test_quick_runs_the_command(paper, page, command):
-    assert (paper, command) in QUICK, f"{page} has a command that --quick does not run"
+def test_smoke_runs_the_command(paper, page, command):
+    assert (paper, command) in SMOKE, f"{page} has a command that --budget smoke does not run"
 
 
 def test_the_pages_are_read():
     assert {paper for paper, _, _ in readme_commands()} == set(PAPERS)
     assert [paper for paper, page, _ in readme_commands() if page == "README.md"] == ["mtkd_rl", "tfkd", "mlkd", "edkd"]
     assert len(readme_commands()) > 40
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_readme_read_from_top_to_bottom_has_teachers_before_their_students(paper):
+    """In this order, and with the budget `smoke`, tests/plan/test_smoke.py runs them in real processes."""
+    runs = {" ".join(strip(list(run.command))): run for run in load_plan() if run.paper == paper}
+    seen: set[str] = set()
+    for _, page, command in [entry for entry in readme_commands() if entry[:2] == (paper, f"{paper}/README.md")]:
+        run = runs[command]
+        missing = set(run.depends_on) - seen
+        assert not missing, f"{page}: '{command}' comes before what trains {', '.join(sorted(missing))}"
+        seen.add(run.experiment)

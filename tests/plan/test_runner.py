@@ -23,7 +23,7 @@ class Plan:
         self.root, self.experiments = root, root / "experiments"
         (root / "data" / "generated" / "cifar-100-python").mkdir(parents=True)
         (self.experiments / "plan").mkdir(parents=True)
-        student = {"needs": ["base/teacher"], "command": f"{SCRIPT} --model_dir experiments/kd/student/"}
+        student = {"depends_on": ["base/teacher"], "command": f"{SCRIPT} --model_dir experiments/kd/student/"}
         runs = [
             {"experiment": "base/teacher", "command": f"{SCRIPT} --model_dir experiments/base/teacher/"},
             {"experiment": "kd/student", **student},
@@ -33,14 +33,14 @@ class Plan:
         figures = [["teacher", {"value": 70.0}], ["student", {"value": 71.0}], ["smooth", {"value": 72.0}]]
         cells = {"teacher": ["base/teacher"], "student": ["kd/student"], "smooth": ["kd/student --smooth"]}
         plan = {"paper": "stub", "dataset": "cifar100", "parameters": "--model_dir", "networks": ["*.pth.tar"]}
-        places = {"base/teacher": "experiments/teachers/best"}
-        plan |= {"places": places, "runs": runs, "cells": {"stub/table": cells}}
+        link_paths = {"base/teacher": "experiments/teachers/best"}
+        plan |= {"link_paths": link_paths, "runs": runs, "cells": {"stub/table": cells}}
         table = {"id": "stub/table", "paper": "stub", "title": "A table", "columns": ["accuracy"], "rows": figures}
         table |= {"dataset": "any", "metric": "accuracy", "source": "nobody", "note": ""}
         budget = {"description": "tiny", "data": "generated", "flags": {"stub *": ["--epochs", "3"]}}
         self._write("plan/stub.json", plan)
         self._write("reported.json", {"tables": [table]})
-        self._write("budgets.json", {"quick": {**budget, "jobs": 2, "params": {"stub * kd/*": {"batch_size": 4}}}})
+        self._write("budgets.json", {"smoke": {**budget, "jobs": 2, "params": {"stub * kd/*": {"batch_size": 4}}}})
         self.set("base/teacher")
         self.set("kd/student", teacher="teachers/best")
         self.set("base/alone")
@@ -59,11 +59,11 @@ class Plan:
 
     def set_budget(self, **changes: object) -> None:
         budgets = json.loads((self.experiments / "budgets.json").read_text())
-        self._write("budgets.json", {"quick": {**budgets["quick"], **changes}})
+        self._write("budgets.json", {"smoke": {**budgets["smoke"], **changes}})
 
     def start(self, *arguments: str) -> subprocess.Popen:
         where = ["--experiments", self.experiments, "--output", self.root / "out", "--data-dir", self.root / "data"]
-        command = [sys.executable, "-m", "common.plan", "--quick", *where, *arguments]
+        command = [sys.executable, "-m", "common.plan", "--budget", "smoke", *where, *arguments]
         return subprocess.Popen(
             command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.environment()
         )
@@ -77,10 +77,10 @@ class Plan:
         return process.returncode, output
 
     def workspace(self, seed: int = 0) -> Path:
-        return self.root / "out" / "quick" / f"seed_{seed}" / "stub"
+        return self.root / "out" / "smoke" / f"seed_{seed}" / "stub"
 
     def tables(self) -> str:
-        return (self.root / "out" / "quick" / "tables.md").read_text()
+        return (self.root / "out" / "smoke" / "tables.md").read_text()
 
     def calls(self, directory: str) -> int:
         file = self.workspace() / directory / "calls.txt"
@@ -122,7 +122,7 @@ def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
     code, output = plan.run()
     assert code == 1
     assert "1 of 4 runs done" in output
-    end = output[output.rindex("runs done") :]
+    end = output[output.rindex("by hand: ") :]
     assert "FAILED stub base/teacher (seed 0): exit code 2: error: it went wrong" in end
     assert f"log: {plan.workspace() / 'logs' / 'base_teacher.log'}" in end
     assert "BLOCKED stub kd/student (seed 0): needs stub base/teacher (seed 0)" in end
@@ -218,7 +218,10 @@ def test_results_of_other_flags_are_never_taken_for_these(plan):
     plan.set_budget(flags={"stub *": ["--epochs", "5"]})
     code, output = plan.run("--cells", "base/teacher")
     assert code == 1
-    assert f"done with other flags or parameters: remove {plan.workspace() / TEACHER} to run it again" in output
+    assert (
+        f"done with other flags, parameters or code of your own: remove {plan.workspace() / TEACHER} to run it again"
+        in output
+    )
 
 
 def test_jobs_share_the_cores(plan):
@@ -228,12 +231,18 @@ def test_jobs_share_the_cores(plan):
     assert (plan.workspace() / ALONE / "calls.txt").read_text() == f"{cores}\n"
 
 
-def test_networks_that_nobody_needs_can_be_deleted(plan):
+def test_networks_are_deleted_once_nobody_needs_them_and_made_again_for_whoever_does(plan):
     plan.set_budget(keep_networks=False)
-    code, output = plan.run()
+    teacher = plan.workspace() / TEACHER
+    assert plan.run("--cells", "base/*")[0] == 0
+    assert not list(plan.workspace().rglob("network.pth.tar"))
+    assert plan.calls(TEACHER) == 1
+    code, output = plan.run("--cells", "kd/student")
     assert code == 0, output
-    assert (plan.workspace() / TEACHER / "network.pth.tar").exists()
-    assert not (plan.workspace() / ALONE / "network.pth.tar").exists()
+    assert plan.calls(TEACHER) == 2, "for its student"
+    assert not (teacher / "network.pth.tar").exists()
+    code, output = plan.run("--cells", "kd/student")
+    assert (code, plan.calls(TEACHER), plan.calls(STUDENT)) == (0, 2, 1)
 
 
 def test_dry_run_says_what_is_there_and_writes_nothing(plan):
@@ -277,7 +286,7 @@ def test_a_released_network_takes_the_place_of_its_run(plan):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--budget", "huge"], "no budget 'huge': give one of quick"),
+        (["--budget", "huge"], "no budget 'huge': give one of smoke"),
         (["--papers", "nobody"], "no paper 'nobody' in the plan: give one of stub"),
         (["--tables", "stub/other"], "no table 'stub/other' in the plan: give one of stub/table"),
         (["--cells", "*nothing*"], "no experiment or cell answers to '*nothing*'"),
@@ -296,7 +305,7 @@ def test_bad_input_is_one_line(plan, arguments, complaint):
 
 def test_without_ray_it_says_what_to_install():
     code = (
-        "import sys; sys.modules['ray'] = None; sys.argv = ['plan', '--quick', '--cluster', 'auto'];"
+        "import sys; sys.modules['ray'] = None; sys.argv = ['plan', '--budget', 'smoke', '--cluster', 'auto'];"
         "import common.plan.__main__ as plan; plan.main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -306,7 +315,7 @@ def test_without_ray_it_says_what_to_install():
 
 @pytest.mark.slow
 def test_real_runs_on_the_generated_set(tmp_path):
-    """Teacher, self-training and regularisation of the small network through the paper's own script."""
+    """Teacher, self-training and regularization of the small network through the paper's own script."""
     from common.data.synthetic import write_generated
 
     experiments, published = tmp_path / "experiments", REPOSITORY / "experiments"
@@ -320,14 +329,14 @@ def test_real_runs_on_the_generated_set(tmp_path):
         "networks": ["*.pth.tar"],
         "parameters": "--model_dir",
         "dataset": "cifar100",
-        "places": {base: "experiments/pretrained_teacher_models/base_cnn"},
+        "link_paths": {base: "experiments/pretrained_teacher_models/base_cnn"},
         "runs": [
             {"experiment": base, "command": f"{command}{base}/"},
             {"experiment": f"{base} --regularization", "command": f"{command}{base}/ --regularization"},
             {
                 "experiment": f"{student} --self_training",
                 "command": f"{command}{student}/ --self_training",
-                "needs": [base],
+                "depends_on": [base],
             },
         ],
         "cells": {},
@@ -339,7 +348,10 @@ def test_real_runs_on_the_generated_set(tmp_path):
     write_generated(tmp_path / "data" / "generated", train_per_class=2, test_per_class=1)
     where = ["--experiments", experiments, "--output", tmp_path / "out", "--data-dir", tmp_path / "data"]
     result = subprocess.run(
-        [sys.executable, "-m", "common.plan", "--quick", *where], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "common.plan", "--budget", "smoke", *where],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "3 of 3 runs done" in result.stdout

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 PUBLISHED = "published archive, checksums verified"
-GENERATED = "generated set, not the real data"
+GENERATED = "synthetic dataset, not the real data"
 BASELINE, SMOOTHED = "base_experiments/base_resnet18", "base_experiments/base_resnet18 --label_smoothing"
 
 
@@ -32,6 +32,18 @@ def write_run(directory: Path, experiment: str, best: float, last: float, seed: 
         part[key] = value
     directory.mkdir(parents=True)
     (directory / "run.json").write_text(json.dumps(record))
+
+
+def analysis(agreement: float, ece: float, teachers: tuple[str, ...] = ("resnet18",)) -> dict:
+    """What a record has under that name, all of it made up."""
+    fidelity = {"agreement": agreement, "agreement_where_teacher_wrong": None, "kl": 0.5, "kl_at_temperature": 0.25}
+    bins = [{"count": 0, "confidence": None, "accuracy": None}] * 13
+    bins += [{"count": 40, "confidence": 90.0, "accuracy": 80.0}, {"count": 60, "confidence": 98.0, "accuracy": 97.0}]
+    part = {"accuracy": 76.0, "nll": 0.9, "ece": ece, "bins": bins}
+    part |= {"optimal_temperature": None, "ece_at_optimal_temperature": None}
+    part["fidelity"] = {name: {**fidelity, "agreement": agreement + i} for i, name in enumerate(teachers)}
+    train = {"accuracy": 99.0, "agreement": dict.fromkeys(teachers, 98.0)}
+    return {"test": {"last": part, "best": part}, "train": {"last": train, "best": train}}
 
 
 def write_curve(directory: Path, accuracies: list[float], part: str = "test") -> None:

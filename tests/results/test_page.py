@@ -11,11 +11,11 @@ from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.results.curves import COLORS
 from common.results.page import STYLE, render_page, write_page
-from common.results.records import read_runs
+from common.results.records import read_runs, unfinished_runs
 from common.results.report import Report, make_report
 from common.results.reported import EXPERIMENTS, load_tables
-from common.results.tables import render
-from tests.results.records import BASELINE, GENERATED, SMOOTHED, write_curve, write_run, write_tables
+from common.results.tables import render, render_runs
+from tests.results.records import BASELINE, GENERATED, SMOOTHED, analysis, write_curve, write_run, write_tables
 
 
 class Page(HTMLParser):
@@ -77,12 +77,12 @@ class Page(HTMLParser):
 
 
 def report(*directories: Path, experiments: Path = EXPERIMENTS) -> Report:
-    return make_report(load_tables(experiments), *read_runs(directories))
+    return make_report(load_tables(experiments), *read_runs(directories), unfinished=unfinished_runs(directories))
 
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
-    """Three seeds as published, one of them with another method; one run of a small budget, one on generated data."""
+    """Three seeds as published, one of them with another method; one run of a small budget, one on synthetic data."""
     root = tmp_path / "results"
     for seed, (best, last) in enumerate([(75.0, 74.5), (76.0, 75.0), (77.5, 76.5)]):
         write_run(root / "paper" / f"seed_{seed}", BASELINE, best, last, seed)
@@ -106,11 +106,12 @@ def test_self_contained_and_well_formed(runs):
     assert "Published and measured" in text
 
 
-def test_page_and_style_speak_of_the_same_classes_and_colours(runs, tmp_path):
+def test_page_and_style_speak_of_the_same_classes_and_colors(runs, tmp_path):
     write_curve(tmp_path / "results" / "small", [1.0])
-    write_run(runs / "mine", "mine", 50.0, 49.0)
+    write_run(runs / "mine", "mine", 50.0, 49.0, analysis=analysis(80.0, 4.0))
     (runs / "broken").mkdir()
     (runs / "broken" / "run.json").write_text("")
+    write_run(runs / "failed", "base_experiments/base_resnet50", 1.0, 1.0, status="failed")
     used = {
         name
         for key, value in Page(render_page(report(runs), runs)).attributes
@@ -190,10 +191,21 @@ def test_without_runs_as_published_no_difference_is_called_large(tmp_path):
     assert "0 of 113" in text
 
 
+def test_a_cell_whose_run_failed_looks_so_and_says_why(runs):
+    reason = "the test loss is not finite"
+    write_run(runs / "failed", "base_experiments/base_resnet50", 1.0, 1.0, status="failed", error=reason)
+    made = report(runs)
+    text = render_page(made, runs)
+    assert text.count('class="unfinished"') == text.count('class="number broken"') >= 1
+    assert f"failed: {reason}; 0 of 200 epochs are finished" in text
+    assert "| tfkd  | base_experiments/base_resnet50" in render_runs(made)
+    assert "failed" in next(line for line in render(made).splitlines() if line.startswith("| resnet50 "))
+
+
 def test_no_runs_at_all(tmp_path):
     page = Page(render_page(report(tmp_path), tmp_path))
     assert len(page.rows) > 113
-    assert "./run_all.sh --quick" in render_page(report(tmp_path), tmp_path)
+    assert "./run_all.sh --budget smoke" in render_page(report(tmp_path), tmp_path)
 
 
 def test_what_is_missing_and_how_to_get_it(tmp_path):
@@ -292,7 +304,7 @@ def test_notes_of_cells_protocols_and_what_seeds_do_not_tell_apart(tmp_path):
         ["A", "70.00 §", "71.00 ± 1.41", "70.00 ± 0.00", "+1.00 ≈", "–", "2"],
         ["B", "70.50", "71.20 ± 1.41", "75.00 ± 0.00", "–", "+4.50", "2"],
     ]
-    assert '<td class="number" data-label="best − published">+1.00 ≈' in text, "no colour for what may be chance"
+    assert '<td class="number" data-label="best − published">+1.00 ≈' in text, "no color for what may be chance"
     assert '<td class="number up" data-label="last − published">+4.50' in text
     for words in ("§ A</b>: its parameters are inferred.", "B: of the last epoch (others say so)"):
         assert words in text
@@ -339,4 +351,6 @@ def test_the_measured_runs_of_the_repository():
     page = Page(render_page(report(directory), REPOSITORY))
     links = [target for target in page.targets if not target.startswith("#")]
     assert links
-    assert all((REPOSITORY / unquote(link) / "run.json").is_file() for link in links)
+    pictures = [link for link in links if link.endswith(".svg")]
+    assert all((REPOSITORY / unquote(link)).is_file() for link in pictures)
+    assert all((REPOSITORY / unquote(link) / "run.json").is_file() for link in links if link not in pictures)

@@ -11,16 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.command_line import find_path
-from common.data import Batches, Dataset, load_dataset
+from common.command_line import resolve_path
+from common.data import Dataset, DeviceLoader, load_dataset
 from common.errors import UserError
 from common.models import create_model
+from common.training.teachers import TeacherCheckpoint
 from tests.golden import conformance
 from tests.processes import CNN, EXPERIMENTS, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, metrics, record
-from tfkd import choice, evaluate, main
-from tfkd.experiment import open_experiment, preparation
+from tfkd import evaluate, main
+from tfkd.build import build_method
+from tfkd.experiment import open_experiment, transforms_for
 from tfkd.losses import label_smoothing_loss, regularization_loss
-from tfkd.teachers import TeacherFile, find_teacher
+from tfkd.teachers import find_teacher
 
 PUBLISHED = conformance("params.json")
 ALIASES = PUBLISHED["tfkd_readme_directories"]["aliases"]
@@ -88,12 +90,12 @@ def tree(tmp_path) -> Path:
 def build(directory: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path | None]:
     """The method that a command builds, by name, and the file that its teacher would be read from."""
     read = []
-    monkeypatch.setattr(choice, "load_teacher", lambda network, file, name: read.append(file.path) or {})
+    monkeypatch.setattr(TeacherCheckpoint, "load_into", lambda self, network: read.append(self.path))
     args = parse(main, monkeypatch, "--model_dir", str(directory), *flags)
     model_dir, params = open_experiment(args.model_dir)
     data = Dataset("cifar100", None, None, tuple(map(str, range(100))), "", "")
-    with torch.device("meta"):  # networks without memory or initialisation
-        method, _ = choice.build_method(args, model_dir, params, data)
+    with torch.device("meta"):  # networks without memory or initialization
+        method, _ = build_method(args, model_dir, params, data)
     return type(method).__name__, read[0] if read else None
 
 
@@ -203,7 +205,7 @@ def test_label_smoothing_at_the_scale_of_regularization(workspace):
     for flags, name in (([], "--label_smoothing"), (["--matched_scale"], "--label_smoothing --matched_scale")):
         ended = workspace.run(CNN, *ONE, "--limit-train-batches", "1", "--label_smoothing", *flags)
         assert (ended.code, ended.stderr) == (0, "")
-        place = directory / "label_smoothing"
+        place = directory / name.replace("--", "").replace(" ", "_")
         assert record(place)["experiment"] == f"{CNN} {name}"
         losses.append(metrics(place)[0]["train/loss"])
     assert losses[1] == pytest.approx((0.1 + 0.9 * 2 / 10) * losses[0])
@@ -248,10 +250,11 @@ def test_placed_teachers_come_first(workspace):
     for place in (baseline, placed):
         place.mkdir(parents=True, exist_ok=True)
         (place / "best.pth.tar").touch()
-    command = "python main.py --model_dir experiments/base_experiments/base_cnn/"
-    assert find_teacher("cnn", directory) == TeacherFile(placed / "best.pth.tar", command)
+    assert find_teacher("cnn", directory).path == placed / "best.pth.tar"
     (placed / "best.pth.tar").unlink()
-    assert find_teacher("cnn", directory) == TeacherFile(baseline / "best.pth.tar", command)
+    found = find_teacher("cnn", directory)
+    assert (found.path, found.origin) == (baseline / "best.pth.tar", "given")
+    assert found.command == "`python main.py --model_dir experiments/base_experiments/base_cnn/` in tfkd/"
 
 
 def test_a_teacher_of_other_data_is_remarked(workspace):
@@ -259,7 +262,7 @@ def test_a_teacher_of_other_data_is_remarked(workspace):
     workspace.experiment(SELF_TAUGHT_CNN)
     assert workspace.run(BASELINE, *ONE, "--num_class", "150").code == 0
     ended = workspace.run(SELF_TAUGHT_CNN, *ONE, "--num_class", "150")
-    assert "warning: this teacher was trained on other data" in ended.stdout
+    assert "warning: teacher cnn was trained on other data" in ended.stdout
 
 
 def test_double_training_starts_from_the_trained_baseline(workspace):
@@ -274,22 +277,25 @@ def test_double_training_starts_from_the_trained_baseline(workspace):
     after = {name: checkpoint(directory / name)["state_dict"] for name in ("0.pth.tar", "best.pth.tar")}
     for name in before:
         assert torch.equal(after[name]["fc2.weight"], before[name]["fc2.weight"]), name
-    assert record(directory)["experiment"] == f"{BASELINE} --double_training"
+    own = checkpoint(directory / "double_training/best.pth.tar")["state_dict"]
+    assert torch.equal(own["fc2.weight"], before["best.pth.tar"]["fc2.weight"])
+    assert record(directory)["experiment"] == BASELINE
+    assert record(directory / "double_training")["experiment"] == f"{BASELINE} --double_training"
 
 
-def test_restored_run_starts_again_with_weights_and_optimiser(workspace):
+def test_restored_run_starts_again_with_weights_and_optimizer(workspace):
     directory = workspace.experiment(CNN)
     assert workspace.run(CNN, "--epochs", "2").code == 0
     before = checkpoint(directory / "last.pth.tar")
     shutil.copy(directory / "last.pth.tar", directory / "mine.pth.tar")
     workspace.experiment(CNN, learning_rate=1e-30)
-    ended = workspace.run(CNN, *ONE, "--restore_file", "mine")
+    ended = workspace.run(CNN, *ONE, "--restore_file", "mine", "--overwrite")
     assert (ended.code, ended.stderr) == (0, "")
     after = checkpoint(directory / "last.pth.tar")
     assert [line["epoch"] for line in metrics(directory)] == [0]
     assert torch.equal(after["state_dict"]["fc2.weight"], before["state_dict"]["fc2.weight"])
     steps = [content["optim_dict"]["state"][0]["step"].item() for content in (before, after)]
-    assert steps == [12, 18]  # six an epoch: the optimiser goes on from where it was
+    assert steps == [12, 18]  # six an epoch: the optimizer goes on from where it was
 
 
 @pytest.mark.parametrize(
@@ -304,7 +310,7 @@ def test_teacher_free_variants_restore_from_the_model_directory(flag, place, wor
     assert workspace.run(CNN, *ONE, flag).code == 0  # a best.pth.tar of its own, from other weights
     own = checkpoint(directory / place / "best.pth.tar")["state_dict"]
     assert not torch.equal(own["fc2.weight"], before["fc2.weight"])
-    ended = workspace.run(CNN, *ONE, flag, "--restore_file", "best")
+    ended = workspace.run(CNN, *ONE, flag, "--restore_file", "best", "--overwrite")
     assert (ended.code, ended.stderr) == (0, "")
     after = checkpoint(directory / place / "last.pth.tar")["state_dict"]
     assert torch.equal(after["fc2.weight"], before["fc2.weight"])
@@ -316,7 +322,7 @@ def test_teacher_free_variants_restore_from_the_model_directory(flag, place, wor
         ([], ""),
         (["--regularization"], "Tf-KD_regularization"),
         (["--label_smoothing"], "label_smoothing"),
-        (["--label_smoothing", "--matched_scale"], "label_smoothing"),
+        (["--label_smoothing", "--matched_scale"], "label_smoothing_matched_scale"),
     ],
     ids=" ".join,
 )
@@ -344,7 +350,7 @@ def on_the_test_set(file: Path, workspace) -> tuple[torch.Tensor, torch.Tensor]:
     network = create_model("cnn", 10, family="tfkd", num_channels=4, dropout_rate=0.5).eval()
     network.load_state_dict(checkpoint(file)["state_dict"])
     images = load_dataset("cifar10", workspace.data, download=False).test
-    (batch,) = Batches(images, len(images), preparation("cifar10")[0], torch.device("cpu")).epoch()
+    (batch,) = DeviceLoader(images, len(images), transforms_for("cifar10")[0], torch.device("cpu")).epoch()
     with torch.inference_mode():
         return network(batch.images), batch.targets
 
@@ -360,18 +366,22 @@ def test_record_of_a_run(workspace):
     assert run["settings"]["seed"] == 7
     assert run["settings"]["learning_rate"] == 0.001
     assert run["settings"]["method"] == "Baseline"
-    assert run["budget"] == {"epochs": 2, "published_epochs": 200, "batches": 5}
+    published = {"published_epochs": 200, "published_batch_size": 128}
+    assert run["budget"] == {"epochs": 2, **published, "batches": 5}
+    assert (run["method"], run["student"], run["batch_size"], run["teachers"]) == ("Baseline", "cnn", 50, [])
     assert run["data"]["name"] == "cifar10"
-    assert run["data"]["content"].startswith("generated set")
+    assert run["data"]["content"].startswith("synthetic dataset")
     assert (run["data"]["classes"], run["data"]["train_images"], run["data"]["test_images"]) == (10, 300, 100)
-    switches = {"compile": False, "plain": False, "tf32": False, "graphs": True}
-    assert run["runtime"] == {"device": "cpu", "amp": "off", **switches, "world_size": 1}
+    switches = {"compile": False, "plain": False, "tf32": False, "graphs": True, "teacher_cache": "auto"}
+    (segment,) = run["segments"]
+    assert (segment["first_epoch"], segment["epochs"]) == (0, 2)
+    assert segment["runtime"] == {"device": "cpu", "amp": "off", **switches, "world_size": 1}
     how = {"layout": "channels_last", "precision": "fp32", "step": "eager: no GPU", "evaluation": "eager: no GPU"}
-    assert run["execution"] == {**how, "peak_memory_mib": None}
+    assert segment["execution"] == {**how, "peak_memory_mib": None}
     assert run["command"][0] == "main.py"
-    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", run["commit"])
-    assert run["versions"]["torch"] == torch.__version__
-    assert run["hardware"]["threads"] >= 1
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", segment["commit"])
+    assert segment["versions"]["torch"] == torch.__version__
+    assert segment["hardware"]["threads"] >= 1
     assert run["epochs_done"] == 2
     assert run["started"] <= run["finished"]
     assert run["seconds"] > 0
@@ -461,9 +471,9 @@ def test_fewer_epochs_shrink_the_schedule(workspace):
 def test_paths_are_found_from_several_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     published = "experiments/base_experiments/base_cnn"
-    assert find_path(published, "tfkd") == REPOSITORY / published
-    assert find_path("main.py", "tfkd") == REPOSITORY / "tfkd" / "main.py"
-    assert find_path("nowhere", "tfkd") == tmp_path / "nowhere"
+    assert resolve_path(published, "tfkd") == REPOSITORY / published
+    assert resolve_path("main.py", "tfkd") == REPOSITORY / "tfkd" / "main.py"
+    assert resolve_path("nowhere", "tfkd") == tmp_path / "nowhere"
     (tmp_path / published).mkdir(parents=True)
-    assert find_path(published, "tfkd") == tmp_path / published
-    assert find_path(tmp_path / published, "tfkd") == tmp_path / published
+    assert resolve_path(published, "tfkd") == tmp_path / published
+    assert resolve_path(tmp_path / published, "tfkd") == tmp_path / published

@@ -1,4 +1,4 @@
-"""Learning rates and optimisers against the published implementation's figures."""
+"""Learning rates and optimizers against the published implementation's figures."""
 
 import pytest
 import torch

@@ -16,7 +16,7 @@ CASES = conformance("trajectories/tfkd.json")["cases"]
 
 
 class FixedBatches:
-    """The case's batches in place of a data set."""
+    """The case's batches in place of a dataset."""
 
     def __init__(self, case: dict) -> None:
         self.case, self.steps = case, case["iterations_per_epoch"]

@@ -14,7 +14,7 @@ from common.models import create_model
 from common.training.cuda_graphs import CaptureError, CudaGraphs, GraphedCallable, graphs_blocker
 from common.training.evaluation import Evaluation
 from common.training.fast_path import capture_blocker, keep_implementation, use_fused
-from common.training.method import Step
+from common.training.method import StepOutput
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from tests.operators import OperatorLog
@@ -25,27 +25,26 @@ from tests.training.test_engine import CPU, Linear, batches, run_directory, trai
 def captured(training, warm_up: int = 3) -> OperatorLog:
     """Let a trainer capture on the CPU."""
     graphs = OperatorLog()
-    use_fused(training.optimizer)
-    training.capture_steps(graphs)
-    training._graphed_step.warm_up = warm_up
+    use_fused(training.step.optimizer)
+    training.step.capture(graphs, warm_up)
     return graphs
 
 
 class Dropping(Linear):
-    """Dropout draws anew at each step."""
+    """Dropout draws again at each step."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(F.dropout(images, 0.5))
-        return Step(logits, {"label": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"label": F.cross_entropy(logits, targets)})
 
 
 class Scheduled(Linear):
     """A loss that depends on the epoch, and has other names in some."""
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
         losses = {"label": F.cross_entropy(logits, targets) * (1 + epoch)}
-        return Step(logits, losses | ({"size": logits.square().mean()} if epoch == 1 else {}))
+        return StepOutput(logits, losses | ({"size": logits.square().mean()} if epoch == 1 else {}))
 
 
 @pytest.mark.parametrize("method", [Linear, Dropping, Scheduled])
@@ -114,7 +113,7 @@ def test_obstacles(options, reason):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
-def test_a_fused_optimiser_takes_the_state_of_another_and_stays_fused(kind):
+def test_a_fused_optimizer_takes_the_state_of_another_and_stays_fused(kind):
     def built():
         torch.manual_seed(0)
         network = nn.Linear(3, 2)
@@ -140,7 +139,7 @@ def test_checkpoints_of_a_captured_run_hold_the_rate_as_a_number(tmp_path):
     training = trainer(tmp_path)
     captured(training)
     training.fit(None)
-    assert all(type(group["lr"]) is float for group in training.optimizer.state_dict()["param_groups"])
+    assert all(type(group["lr"]) is float for group in training.step.optimizer.state_dict()["param_groups"])
 
 
 def test_evaluation_replayed_is_evaluation():
@@ -172,9 +171,9 @@ class WarmedUp(Linear):
 
     epoch_dependent_until = 2
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
-        return Step(step.logits, {name: loss * min(1 + epoch, 3) for name, loss in step.losses.items()})
+        return StepOutput(step.logits, {name: loss * min(1 + epoch, 3) for name, loss in step.losses.items()})
 
 
 @pytest.mark.parametrize(("method", "captures"), [(Constant, 1), (WarmedUp, 3), (Linear, 5)])
@@ -204,7 +203,7 @@ def test_what_is_loaded_is_not_trained_by_an_old_capture(tmp_path):
     training = trainer(tmp_path, Constant(), train=batches(count=42))
     graphs = captured(training, warm_up=1)
     training.fit(None)
-    training._save(3, is_best=True)
+    training.state.save(3, is_best=True)
     assert training.resume()
     training.train_epoch(3, show_progress=False)
     assert graphs.captures == 2
@@ -215,17 +214,16 @@ class Learner(Constant):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("learnt", torch.zeros(()))
+        self.register_buffer("learned", torch.zeros(()))
         self.calls = self.steps = 0
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
-        self.loss = step.losses["label"].detach()
-        return step
+        return StepOutput(step.logits, step.losses, transition=step.losses["label"].detach())
 
-    def after_update(self) -> None:
+    def after_update(self, transition: Tensor) -> None:
         self.calls += 1
-        self.learnt += self.loss
+        self.learned += transition
 
     def after_step(self, epoch: int, iteration: int, iterations: int) -> None:
         self.steps += 1
@@ -238,7 +236,7 @@ def test_what_a_method_does_after_an_update_is_captured_with_the_step(tmp_path):
         for epoch in range(3):
             training.train_epoch(epoch, show_progress=False)
         assert training.method.steps == 21  # the host's turn comes after every step
-    torch.testing.assert_close(replayed.method.learnt, eager.method.learnt, rtol=1e-5, atol=0)
+    torch.testing.assert_close(replayed.method.learned, eager.method.learned, rtol=1e-5, atol=0)
     assert (eager.method.calls, replayed.method.calls) == (21, 3 + 1 + 3)  # warm-up, capture, odd batches
 
 
@@ -250,14 +248,14 @@ class Waiting(Linear):
 
     graph_capturable = True
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         step = super().forward(images, targets, indices, epoch)
         return step if step.losses["label"].item() < 1e9 else None
 
 
 def test_a_capture_that_cannot_be_recovered_from_ends_the_run_with_one_line(tmp_path):
     training = trainer(tmp_path, Waiting())
-    training.capture_steps(OperatorLog(recoverable=False))
+    training.step.capture(OperatorLog(recoverable=False))
     line = r"steps cannot be captured .*_local_scalar_dense.*: use --no-graphs"
     with pytest.raises(TrainingError, match=line) as caught:
         training.fit(run_directory(tmp_path))
@@ -402,7 +400,7 @@ class Hungry(Constant):
         super().__init__()
         self.left = call
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         self.left -= 1
         if self.left == 0:
             raise torch.OutOfMemoryError(
@@ -436,7 +434,7 @@ def test_a_capture_that_needs_too_much_falls_back(tmp_path):
     training = trainer(tmp_path, Hungry(4), train=batches(count=26))
     captured(training)
     training.fit(run_directory(tmp_path))
-    assert "CUDA out of memory" in record(tmp_path)["execution"]["step"]
+    assert "CUDA out of memory" in record(tmp_path)["segments"][-1]["execution"]["step"]
 
 
 def test_the_record_says_how_steps_were_taken(tmp_path):
@@ -444,7 +442,7 @@ def test_the_record_says_how_steps_were_taken(tmp_path):
     captured(training)
     assert training.execution()["step"] == "warming up"
     training.fit(run_directory(tmp_path))
-    assert record(tmp_path)["execution"] == {
+    assert record(tmp_path)["segments"][-1]["execution"] == {
         "layout": "channels_last",
         "precision": "fp32",
         "step": "captured",

@@ -87,7 +87,7 @@ class TestWithoutBatchNorm:
         assert workspace.run(experiment).code == 0
         one, one_metrics = checkpoint(directory / "last.pth.tar"), metrics(directory)
         two(workspace, experiment)
-        assert record(directory)["runtime"]["world_size"] == 2
+        assert record(directory)["segments"][-1]["runtime"]["world_size"] == 2
         assert distance(one["state_dict"], checkpoint(directory / "last.pth.tar")["state_dict"]) < 1e-6
         # figures are sums over both processes
         for ours, theirs in zip(metrics(directory), one_metrics, strict=True):
@@ -95,7 +95,7 @@ class TestWithoutBatchNorm:
 
 
 def test_batch_norm_makes_a_difference_only_through_its_batches(workspace, record_property):
-    """Each process normalises by its own share; all else is the same, so losses differ little."""
+    """Each process normalizes by its own share; all else is the same, so losses differ little."""
     directory = workspace.experiment(CNN, dropout_rate=0, batch_size=60, num_channels=8)
     assert workspace.run(CNN).code == 0
     one = metrics(directory)
@@ -104,7 +104,7 @@ def test_batch_norm_makes_a_difference_only_through_its_batches(workspace, recor
         key: [round(b[key] / a[key] - 1, 5) for a, b in zip(one, metrics(directory), strict=True)]
         for key in ("train/loss", "test/loss")
     }
-    print("relative differences of losses by epoch, 2 x 30 against 60 images a step:", differences_by_epoch)
+    print("relative differences of losses by epoch, 2 x 30 against 60 images per step:", differences_by_epoch)
     record_property("relative_differences", differences_by_epoch)
     assert all(0 < abs(d) < 0.05 for d in differences_by_epoch["train/loss"])
     assert [line["learning_rate"] for line in one] == [line["learning_rate"] for line in metrics(directory)]
@@ -144,7 +144,7 @@ def test_evaluation_counts_the_same(batch_size, workspace):
 
 
 def in_the_second_epoch() -> None:
-    before_call("common.training.engine.Trainer._train_step", 9, kill_self)
+    before_call("common.training.training_step.TrainingStep.__call__", 9, kill_self)
 
 
 def in_the_second_process() -> None:
@@ -178,7 +178,7 @@ def test_another_number_of_processes_may_resume(workspace):
 
 def stop_all() -> None:
     """What torchrun does when it is stopped."""
-    before_call("common.training.engine.Trainer._train_step", 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    before_call("common.training.training_step.TrainingStep.__call__", 9, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def test_stopped(workspace):
@@ -222,7 +222,7 @@ def test_torchrun(workspace):
     expected = checkpoint(directory / "last.pth.tar")
     (directory / "last.pth.tar").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(REPOSITORY / "tfkd" / "main.py"), *workspace.arguments(ALEXNET)]
+    command = [*torchrun, str(REPOSITORY / "tfkd" / "main.py"), *workspace.arguments(ALEXNET), "--overwrite"]
     ended = subprocess.run(command, cwd=workspace.root, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 2/2") == 1

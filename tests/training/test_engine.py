@@ -13,17 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.data import Batch, Batches, ImageArrays, Normalization
+from common.data import Batch, DeviceLoader, ImageArrays, Normalization
 from common.errors import TrainingError, UserError
 from common.models import create_model, list_models
-from common.training.checkpoints import load_weights, save_checkpoint
-from common.training.engine import Accuracies, CheckpointFiles, Trainer
+from common.run_record import RunRecord, read_record
+from common.training.checkpoints import CheckpointFiles, load_weights, save_checkpoint
+from common.training.engine import Loaders, Trainer
 from common.training.evaluation import evaluate
-from common.training.method import FrozenTeacher, Method, Step
-from common.training.runs import RunDirectory
+from common.training.method import FrozenTeacher, Method, StepOutput
+from common.training.runs import RunDirectory, RunFiles
 from common.training.runtime import Runtime, use_tf32
 from common.training.schedules import step_decay
+from common.training.selection import Accuracies
+from common.training.training_step import Optimization
 from tests.processes import CNN, before_call, checkpoint, metrics, record
+from tests.run_records import BUDGET, DATA
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -37,33 +41,41 @@ class Linear(Method):
         self.student = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
         self.spoil = spoil
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
         losses = {"label": F.cross_entropy(logits, targets), "size": 0.01 * logits.square().mean()}
-        return Step(logits, self.spoil(losses, epoch) if self.spoil else losses)
+        return StepOutput(logits, self.spoil(losses, epoch) if self.spoil else losses)
 
 
-def batches(count: int = 20, batch_size: int = 6, **options) -> Batches:
+def batches(count: int = 20, batch_size: int = 6, **options) -> DeviceLoader:
     random = np.random.default_rng(0)
     images = ImageArrays(random.integers(0, 256, (count, 2, 2, 3), dtype=np.uint8), random.integers(0, 3, count))
-    return Batches(images, batch_size, Normalization((0.5,) * 3, (0.25,) * 3), **options)
+    return DeviceLoader(images, batch_size, Normalization((0.5,) * 3, (0.25,) * 3), **options)
 
 
 def trainer(directory: Path, method: Method | None = None, epochs: int = 3, **options) -> Trainer:
-    defaults = {
+    optimization = {
         "make_optimizer": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9),
         "schedule": step_decay(0.1, [2], 0.5),
-        "train": batches(shuffle=True),
-        "test": batches(),
+        "accumulation_steps": 1,
+    }
+    loaders = {"train": batches(shuffle=True), "test": batches(), "validation": None}
+    rest = {
         "runtime": CPU,
         "files": CheckpointFiles(directory / "last", directory / "best", {directory / "second": 2}),
         "settings": {"a": 1},
+        "layout": None,
     }
-    return Trainer(method or Linear(), epochs=epochs, **{**defaults, **options})
+    for part in (optimization, loaders, rest):
+        part.update({name: options.pop(name) for name in part.keys() & options.keys()})
+    assert not options
+    return Trainer(method or Linear(), Optimization(epochs=epochs, **optimization), Loaders(**loaders), **rest)
 
 
 def run_directory(path: Path) -> RunDirectory:
-    return RunDirectory(path, {"paper": "none"}, events=path, log_file=path / "log")
+    record = RunRecord("none", "none", "", "", 0, 0, settings={}, data=DATA, budget=BUDGET)
+    files = RunFiles(path, CheckpointFiles(path / "last", None), events=path, log=path / "log")
+    return RunDirectory(files, record, {}, before=read_record(path))
 
 
 # ---------------------------------------------------------------------------------------------- losses that fail
@@ -122,7 +134,7 @@ def test_weights_that_turn_bad_with_the_last_step_are_not_kept(tmp_path):
 
 
 def test_exit_code_of_training_that_fails(workspace):
-    directory = workspace.experiment(CNN, learning_rate=1e30)
+    directory = workspace.experiment(CNN, learning_rate=1e12)
     ended = workspace.run(CNN)
     assert ended.code == 1
     assert re.fullmatch(r"error: (loss 'cross_entropy'|the test loss) is not finite [^\n]+\n", ended.stderr)
@@ -145,7 +157,10 @@ def test_other_errors_are_recorded_and_not_hidden(tmp_path):
 def test_best_is_the_latest_of_equals():
     accuracies = Accuracies()
     tests, validations = [30.0, 50.0, 50.0, 40.0], [10.0, 20.0, 15.0, 20.0]
-    best = [accuracies.update(e, t, v) for e, (t, v) in enumerate(zip(tests, validations, strict=True))]
+    best = [
+        accuracies.update({"epoch": e, "test/accuracy": t, "validation/accuracy": v})
+        for e, (t, v) in enumerate(zip(tests, validations, strict=True))
+    ]
     assert best == [True, True, True, False]
     assert (accuracies.best, accuracies.best_epoch, accuracies.last) == (50.0, 2, 40.0)
     assert (accuracies.selected, accuracies.best_validation) == (40.0, 20.0)
@@ -234,7 +249,7 @@ def test_bf16(workspace):
     exact = metrics(directory)
     ended = workspace.run(CNN, "--epochs", "2", "--amp", "bf16")
     assert (ended.code, ended.stderr) == (0, "")
-    assert record(directory)["runtime"]["amp"] == "bf16"
+    assert record(directory)["segments"][-1]["runtime"]["amp"] == "bf16"
     assert all(w.dtype == torch.float32 for k, w in weights_of(directory).items() if "num_batches" not in k)
     for ours, theirs in zip(metrics(directory), exact, strict=True):
         assert ours["train/loss"] != theirs["train/loss"]
@@ -254,7 +269,7 @@ def test_compiled_training_has_the_same_losses(workspace):
     plain = metrics(directory)
     ended = workspace.run(CNN, "--compile")
     assert ended.code == 0, ended.stderr
-    assert record(directory)["runtime"]["compile"] is True
+    assert record(directory)["segments"][-1]["runtime"]["compile"] is True
     for ours, theirs in zip(metrics(directory), plain, strict=True):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["test/loss"] == pytest.approx(theirs["test/loss"], rel=1e-4)
@@ -266,7 +281,7 @@ def test_the_plain_way_has_the_same_losses(workspace):
     fast = metrics(directory)
     ended = workspace.run(CNN, "--plain")
     assert (ended.code, ended.stderr) == (0, "")
-    assert record(directory)["runtime"]["plain"] is True
+    assert record(directory)["segments"][-1]["runtime"]["plain"] is True
     for ours, theirs in zip(metrics(directory), fast, strict=True):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
         assert ours["test/loss"] == pytest.approx(theirs["test/loss"], rel=1e-4)
@@ -290,12 +305,12 @@ def test_tf32_belongs_to_a_runs_settings(tmp_path):
     def built(tf32: bool) -> Trainer:
         return trainer(tmp_path, runtime=Runtime(torch.device("cpu"), tf32=tf32))
 
-    assert "tf32" not in built(False).settings  # runs of before the flag are resumed
+    assert "tf32" not in built(False).state.settings  # runs of before the flag are resumed
     words = ("without tf32", "with tf32 = True")
     for tf32 in (False, True):
         written = built(tf32)
         written.fit(None)
-        written._save(3, is_best=False)
+        written.state.save(3, is_best=False)
         assert built(tf32).resume()
         with pytest.raises(UserError, match=f"belongs to a run {words[tf32]}, not {words[not tf32]}: give"):
             built(not tf32).resume()
@@ -316,7 +331,7 @@ def test_tf32_is_for_convolutions_alone():
 def killed_in_the_second_epoch() -> None:
     from tests.processes import kill_self
 
-    before_call("common.training.engine.Trainer._train_step", 9, kill_self)
+    before_call("common.training.training_step.TrainingStep.__call__", 9, kill_self)
 
 
 def test_resumed_in_bf16(workspace):
@@ -337,13 +352,13 @@ class Taught(Method):
         super().__init__()
         self.student, self.teacher = student, FrozenTeacher(teacher)
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"soft": F.mse_loss(logits, self.teacher(images))})
+        return StepOutput(logits, {"soft": F.mse_loss(logits, self.teacher(images))})
 
 
 def trained_looking(name: str) -> nn.Module:
-    """A network whose batch-norm statistics and scales are not those of initialisation."""
+    """A network whose batch-norm statistics and scales are not those of initialization."""
     torch.manual_seed(0)
     network = create_model(name, 10, family="tfkd")
     for module in network.modules():
@@ -386,7 +401,7 @@ def test_teacher_stays_as_it_is(tmp_path):
 
 def test_checkpoints_leave_the_teacher_out(tmp_path):
     class FourByFour(Taught):
-        def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+        def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
             return super().forward(images.repeat(1, 1, 16, 16), targets, indices, epoch)
 
     student = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
@@ -454,8 +469,8 @@ def test_unequal_shares_count_by_their_samples(tmp_path):
     """What a process adds to the mean gradient: its loss times its share of the batch."""
     training = trainer(tmp_path, runtime=Runtime(torch.device("cpu"), rank=0, world_size=1))
     (batch,) = batches(batch_size=20).epoch()
-    training.optimizer.zero_grad()
-    training._train_step(Batch(batch.images[:5], batch.targets[:5], batch.indices[:5], 20), 0, 0, 1)
+    training.step.optimizer.zero_grad()
+    training.step(Batch(batch.images[:5], batch.targets[:5], batch.indices[:5], 20), 0, 1)
     share = [p.grad.clone() for p in training.method.parameters()]
     reference = Linear()
     sum(reference(batch.images[:5], batch.targets[:5], batch.indices[:5], 0).losses.values()).backward()
@@ -482,7 +497,7 @@ class Sides(Linear):
         with torch.no_grad():
             self.own += 1
 
-    def figures(self) -> dict[str, Tensor]:
+    def epoch_metrics(self) -> dict[str, Tensor]:
         return {"own": self.own, "twice": 2 * self.own}
 
     def get_extra_state(self) -> dict[str, int]:
@@ -498,7 +513,7 @@ def test_what_a_method_trains_by_itself(tmp_path):
     training.fit(run_directory(tmp_path))
     assert method.seen == [(epoch, i, 4) for epoch in (0, 1) for i in range(4)]
     assert [(line["train/own"], line["train/twice"]) for line in metrics(tmp_path)] == [(4, 8), (8, 16)]
-    assert len(training.optimizer.param_groups[0]["params"]) == 2
+    assert len(training.step.optimizer.param_groups[0]["params"]) == 2
     again = trainer(tmp_path, Sides(), epochs=3)
     assert again.resume()
     assert (again.method.own.item(), again.method.calls_before) == (8, 8)
@@ -565,7 +580,12 @@ def test_without_a_test_set_the_validation_loss_chooses(tmp_path):
 
     again = trainer(tmp_path, epochs=4, test=None, validation=whole, files=CheckpointFiles(tmp_path / "last", None))
     assert again.resume()
-    assert again.accuracies == chosen
+    assert again.state.selection == chosen
+
+
+def test_there_is_a_split_to_evaluate_on(tmp_path):
+    with pytest.raises(ValueError, match="a test or a validation split"):
+        trainer(tmp_path, test=None)
 
 
 def test_a_validation_loss_that_is_not_finite_stops_training(tmp_path):

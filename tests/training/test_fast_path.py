@@ -12,7 +12,7 @@ from common.training.schedules import step_decay
 from edkd.distillers import distiller_dict
 from edkd.engine.method import make_method
 from mlkd.methods import MultiLevel
-from mlkd.mixing import Mixing
+from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.student import MultiResNetV2
 from mtkd_rl.methods import MultiTeacherRL
 from tests.edkd.checks import SMALL, configuration
@@ -66,7 +66,9 @@ def mtkd_rl():
 
 
 def mlkd():
-    return MultiLevel(MultiResNetV2(CLASSES, **SMALL_STUDENT), create_model("resnet8"), Mixing(CLASSES, 0, 0), 0.5, 10)
+    return MultiLevel(
+        MultiResNetV2(CLASSES, **SMALL_STUDENT), create_model("resnet8"), MixupCutmix(CLASSES, 0, 0), 0.5, 10
+    )
 
 
 def losses(build, way: str, tmp_path, rate: float = 1e-4, epochs: int = EPOCHS) -> list[float]:
@@ -88,8 +90,8 @@ def losses(build, way: str, tmp_path, rate: float = 1e-4, epochs: int = EPOCHS) 
     return [sum(parts.values()) for _, parts in seen]
 
 
-# At higher rates, networks of first weights make much of a difference in the last bit; the trajectories of the papers'
-# own tests, in double precision, take the same ways at rates as published.
+# At higher rates, networks of initial weights make much of a difference in the last bit; the trajectories of the
+# papers' own tests, in double precision, take the same ways at rates as published.
 @pytest.mark.parametrize("way", ["fast", "captured", COMPILED])
 @pytest.mark.parametrize(("build", "rate"), [(tfkd, 1e-5), (edkd, 1e-4), (mtkd_rl, 1e-4), (mlkd, 1e-6)])
 def test_fifty_steps_are_those_of_the_plain_way(build, rate, way, tmp_path):

@@ -1,4 +1,4 @@
-"""What a checkpoint brings into an optimiser fits the layout of its parameters, whoever wrote it."""
+"""What a checkpoint brings into an optimizer fits the layout of its parameters, whoever wrote it."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.fast_path import keep_implementation, keep_parameter_layout, use_fused, use_fused_loss_scaling
-from common.training.method import Step
+from common.training.method import StepOutput
 from common.training.runtime import Runtime
 from edkd.engine.dot import DOT
 from tests.training.test_engine import Linear, trainer
@@ -35,7 +35,7 @@ def steps(module: nn.Module, optimizer: torch.optim.Optimizer, count: int, layou
 
 
 def continued(kind: str, keep: bool) -> tuple[Tensor, Tensor]:
-    """Weights of an unbroken contiguous run, and of one that goes on fused and channels-last from its checkpoint."""
+    """Weights of an uninterrupted contiguous run, and of one that resumes fused and channels-last."""
     plain = network()
     optimizer = KINDS[kind](plain.parameters())
     steps(plain, optimizer, 2, torch.contiguous_format)
@@ -103,9 +103,9 @@ class Convolution(Linear):
         torch.manual_seed(0)
         self.student = nn.Sequential(nn.Conv2d(3, 4, 2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
 
-    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> Step:
+    def forward(self, images: Tensor, targets: Tensor, indices: Tensor, epoch: int) -> StepOutput:
         logits = self.student(images)
-        return Step(logits, {"label": F.cross_entropy(logits, targets)})
+        return StepOutput(logits, {"label": F.cross_entropy(logits, targets)})
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -115,32 +115,32 @@ def test_plain_may_change_when_a_run_is_resumed(first, tmp_path):
     def built(plain: bool, epochs: int):
         return trainer(tmp_path, Convolution(), epochs, runtime=Runtime(torch.device("cpu"), plain=plain))
 
-    unbroken = built(first, 3)
-    unbroken.fit(None)
+    uninterrupted = built(first, 3)
+    uninterrupted.fit(None)
     begun = built(first, 2)
     begun.fit(None)
-    begun._save(2, is_best=False)
+    begun.state.save(2, is_best=False)
     resumed = built(not first, 3)
     assert resumed.resume()
     resumed.epochs_done = 2
     if first:  # what a GPU does besides
-        use_fused(resumed.optimizer)
+        use_fused(resumed.step.optimizer)
     resumed.fit(None)
     layouts = {training.layout for training in (begun, resumed)}
     assert layouts == {torch.channels_last, torch.contiguous_format}
-    for ours, theirs in zip(resumed.method.parameters(), unbroken.method.parameters(), strict=True):
+    for ours, theirs in zip(resumed.method.parameters(), uninterrupted.method.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_published_optimisers_state_is_laid_out_too(tmp_path):
+def test_a_published_optimizers_state_is_laid_out_too(tmp_path):
     """`--restore_file` goes another way than `--resume`."""
     written = trainer(tmp_path, Convolution(), 1, runtime=Runtime(torch.device("cpu"), plain=True))
     written.train_epoch(0, show_progress=False)
     training = trainer(tmp_path, Convolution())
-    training.restore_optimizer({"optim_dict": written.optimizer.state_dict()})
+    training.state.restore_optimizer({"optim_dict": written.step.optimizer.state_dict()})
     weight = training.method.student[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert training.optimizer.state[weight]["momentum_buffer"].stride() == weight.stride()
+    assert training.step.optimizer.state[weight]["momentum_buffer"].stride() == weight.stride()
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -154,10 +154,10 @@ def test_the_kernels_are_those_of_the_run_that_loads(kind, plain, tmp_path):
     for group in optimizer.param_groups:
         group.update({flag: value for flag, value in flags.items() if flag in group}, lr=0.5)
     if not plain:
-        use_fused(training.optimizer)  # what a GPU does besides
-    own = {flag: training.optimizer.param_groups[0].get(flag) for flag in flags}
-    training.restore_optimizer({"optim_dict": optimizer.state_dict()})
-    (group,) = training.optimizer.param_groups
+        use_fused(training.step.optimizer)  # what a GPU does besides
+    own = {flag: training.step.optimizer.param_groups[0].get(flag) for flag in flags}
+    training.state.restore_optimizer({"optim_dict": optimizer.state_dict()})
+    (group,) = training.step.optimizer.param_groups
     assert {flag: group.get(flag) for flag in flags} == own
     assert group["lr"] == 0.5  # what is computed with is loaded
     assert bool(group["fused"]) != plain
@@ -166,15 +166,15 @@ def test_the_kernels_are_those_of_the_run_that_loads(kind, plain, tmp_path):
 def test_a_state_of_other_groups_is_refused(tmp_path):
     training, other = trainer(tmp_path, Convolution()), Convolution()
     parts = [{"params": list(part.parameters())} for part in (other.student[0], other.student[3])]
-    with pytest.raises(UserError, match="no optimiser state that fits"):
-        training.restore_optimizer({"optim_dict": KINDS["SGD"](parts).state_dict()})
+    with pytest.raises(UserError, match="no optimizer state that fits"):
+        training.state.restore_optimizer({"optim_dict": KINDS["SGD"](parts).state_dict()})
 
 
 # ----------------------------------------------------------------------------------------------------- loss scaling
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fused_optimiser_under_loss_scaling_steps_as_a_plain_one(kind, monkeypatch):
+def test_a_fused_optimizer_under_loss_scaling_steps_as_a_plain_one(kind, monkeypatch):
     """Without reading anything back; the first step, whose gradients overflow, is skipped."""
 
     def run(fused: bool) -> tuple[Tensor, float]:

@@ -34,7 +34,7 @@ TWO = ["--epochs", "2"]
 
 # case -> experiment, its flags, and the baseline that trains its teacher
 CASES = {
-    "dropout, Adam, validation part": (CNN, ["--val-fraction", "0.34"], None),
+    "dropout, Adam, validation split": (CNN, ["--val-fraction", "0.34"], None),
     "self-training": (SELF_TAUGHT_CNN, ["--self_training"], "base_experiments/base_cnn"),
     "teacher, SGD with momentum": (ALEXNET, [], "base_experiments/base_alexnet"),
 }
@@ -53,9 +53,9 @@ def assert_same_run(broken: Path, whole: Path) -> None:
         assert record(broken)[key] == record(whole)[key]
 
 
-def unbroken(workspace: Workspace, experiment: str, *flags: str) -> Path:
+def uninterrupted(workspace: Workspace, experiment: str, *flags: str) -> Path:
     """The directory of the same run in a workspace of its own, where nothing happens to it."""
-    other = Workspace(workspace.root.with_name("unbroken"), workspace.data)
+    other = Workspace(workspace.root.with_name("uninterrupted"), workspace.data)
     shutil.copytree(workspace.root, other.root, dirs_exist_ok=True)
     ended = other.run(experiment, *flags)
     assert ended.code == 0, ended.stderr
@@ -70,7 +70,7 @@ def test_killed_at_random_moments(case, workspace):
         workspace.experiment(teacher)
         assert workspace.run(teacher, "--epochs", "1").code == 0
     directory = workspace.experiment(experiment)
-    whole = unbroken(workspace, experiment, *flags)
+    whole = uninterrupted(workspace, experiment, *flags)
     epoch_seconds = record(whole)["seconds"] / 4
     moments = random.Random(case)
 
@@ -98,11 +98,11 @@ def test_killed_at_random_moments(case, workspace):
 
 
 def in_training() -> None:
-    before_call("common.training.engine.Trainer._train_step", 9, kill_self)
+    before_call("common.training.training_step.TrainingStep.__call__", 9, kill_self)
 
 
 def in_the_first_epoch() -> None:
-    before_call("common.training.engine.Trainer._train_step", 3, kill_self)
+    before_call("common.training.training_step.TrainingStep.__call__", 3, kill_self)
 
 
 def in_evaluation() -> None:
@@ -194,7 +194,7 @@ def test_from_a_shell(workspace):
     """The script itself: killed while it writes a checkpoint, stopped with Ctrl-C, then left alone."""
     experiment = "base_experiments/base_cnn"
     directory = workspace.experiment(experiment, num_channels=64, num_epochs=5)
-    whole = unbroken(workspace, experiment)
+    whole = uninterrupted(workspace, experiment)
     arguments = workspace.arguments(experiment, "--resume")
     command = [sys.executable, str(REPOSITORY / "tfkd" / "main.py"), *arguments]
     temporary = directory / ".last.pth.tar.tmp"
@@ -256,7 +256,7 @@ def held() -> None:
     def wait() -> None:
         wait_for(Path("go-on").exists, lambda: True)
 
-    before_call("common.training.engine.Trainer._train_step", 9, wait)
+    before_call("common.training.training_step.TrainingStep.__call__", 9, wait)
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]])
@@ -294,12 +294,11 @@ def test_resume_without_anything_to_resume_starts(workspace, whole):
     ("setting", "changes", "flags"),
     [
         ("seed", {}, ["--epochs", "2", "--seed", "1"]),
-        ("epochs", {}, ["--epochs", "3"]),
+        ("epochs", {}, ["--epochs", "4"]),
         ("learning_rate", {"learning_rate": 0.02}, TWO),
         ("val_fraction", {}, [*TWO, "--val-fraction", "0.34"]),
         ("amp", {}, [*TWO, "--amp", "bf16"]),
         ("dataset", {"dataset": "cifar100"}, TWO),
-        ("double_training", {}, [*TWO, "--double_training"]),
     ],
 )
 def test_resume_with_other_settings_is_refused(setting, changes, flags, workspace, whole, call):
@@ -317,7 +316,7 @@ def test_resume_of_a_run_that_began_from_a_file(workspace):
     """--restore_file starts a run; with --resume the same command goes on with it, and does not start it again."""
     directory = workspace.experiment(CNN)
     assert workspace.run(CNN, "--epochs", "1").code == 0
-    whole = unbroken(workspace, CNN, *TWO, "--restore_file", "best")
+    whole = uninterrupted(workspace, CNN, *TWO, "--restore_file", "best")
     flags = [*TWO, "--restore_file", "best"]
     shutil.copy(directory / "best.pth.tar", directory / "best.pth.tar.kept")
     assert workspace.run(CNN, *flags, prepare=in_training).code == -signal.SIGKILL
@@ -336,3 +335,24 @@ def test_lost_lines_of_metrics_come_back(workspace, whole):
     assert metrics(directory) == []
     assert workspace.run(CNN, *TWO, "--resume").code == 0
     assert_same_run(directory, whole)
+
+
+def test_more_epochs_where_the_finished_ones_stay_the_same(workspace):
+    """Milestones move in proportion to the epochs: of these none falls into the finished ones."""
+    directory = workspace.experiment(CNN, num_epochs=10)
+    short = workspace.run(CNN, "--epochs", "2", prepare=stop_before_epoch_2)
+    assert (short.code, epochs_done(directory)) == (130, 1)
+    longer = workspace.run(CNN, "--epochs", "3", "--resume")
+    assert longer.code == 0, longer.stderr
+    assert "the run was begun with epochs = 2 and goes on with epochs = 3" in longer.stdout
+    assert epochs_done(directory) == 3
+    resumed = metrics(directory)
+    assert workspace.run(CNN, "--epochs", "3").code == 0
+    assert metrics(directory) == resumed
+    fewer = workspace.run(CNN, "--epochs", "2", "--resume")
+    assert fewer.code == 2
+    assert "belongs to a run with epochs = 3, not with epochs = 2" in fewer.stderr
+
+
+def stop_before_epoch_2() -> None:
+    before_call("common.training.engine.Trainer.train_epoch", 2, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -1,0 +1,1 @@
+"""Compares trained networks of any family: `python -m common.analyze --help`."""

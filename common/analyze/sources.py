@@ -1,0 +1,181 @@
+"""What a person names as a network, a checkpoint or a run's directory, as a network with its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.data import Dataset, ImageArrays, Normalization
+from common.data.flags import split_validation
+from common.data.normalizations import normalization_of
+from common.errors import UserError
+from common.models import create_model
+from common.models.registry import FAMILIES, require_model
+from common.run_record import NAME, RunRecord, require_record
+from common.training.checkpoints import apply_weights, load_checkpoint, model_weights
+
+# Papers as data: whose networks they train, and what their scripts call a run's checkpoints
+FAMILY_OF = {"tfkd": "tfkd", "mtkd_rl": "mtkd_rl", "edkd": "mdistiller"}
+PREFIX_OF = {"tiny_imagenet": "tinyimagenet_"}  # of mdistiller's networks for a dataset
+FILES = {
+    "tfkd": {"best": ("best.pth.tar",), "last": ("last.pth.tar",)},
+    "edkd": {"best": ("student_best", "best"), "last": ("student_latest", "latest")},
+    "mtkd_rl": {"best": ("{}_best.pth.tar", "{}_best.pth"), "last": ("{}.pth.tar", "{}_last.pth")},
+}
+OPTIONS = ("num_channels", "dropout_rate")  # of single architectures, from a run's settings
+STUDENT = "student."  # begins the names of a student's weights in checkpoints of whole distillers
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A trained network.
+
+    Attributes:
+        label: how a person knows it.
+        network: on the CPU, in evaluation mode.
+        normalization: of its images.
+        record: of the run that trained it, where it was named by that.
+    """
+
+    label: str
+    network: nn.Module
+    normalization: Normalization
+    record: RunRecord | None = None
+
+
+def open_source(text: str, data: Dataset, epoch: str) -> Source:
+    """The network that `text` names.
+
+    Args:
+        text: a run's directory, a checkpoint file, or FAMILY/NETWORK:FILE where the weights leave the network open.
+        data: that it is to be evaluated on.
+        epoch: "best" or "last", of a run.
+
+    Raises:
+        UserError: nothing there, weights of no network known, of another class count, or a run on another dataset.
+    """
+    named, path = _parse(text)
+    if path.is_dir() or path.name == NAME:
+        return _from_run(path if path.is_dir() else path.parent, data, epoch)
+    weights = student_weights(path)
+    family, name = named or identify(weights, data.num_classes, path)
+    network = create_model(name, data.num_classes, family=family)
+    apply_weights(network, weights, path, f"{name} with {data.num_classes} classes")
+    label = f"{name} ({path.name})"
+    return Source(label, network.eval(), normalization_of(family, data.name))
+
+
+def _parse(text: str) -> tuple[tuple[str, str] | None, Path]:
+    """Family and name of the network, where they are given, and the path."""
+    head, separator, rest = text.partition(":")
+    family, slash, name = head.partition("/")
+    if separator and slash and family in FAMILIES and not Path(text).exists():
+        require_model(name, family)
+        return (family, name), Path(rest)
+    if not Path(text).exists():
+        raise UserError(f"no checkpoint and no run {text}")
+    return None, Path(text)
+
+
+def student_weights(path: Path) -> Mapping[str, Tensor]:
+    """The weights in a checkpoint; of a whole distiller's, its student's."""
+    weights = model_weights(load_checkpoint(path), path)
+    own = {key.removeprefix(STUDENT): value for key, value in weights.items() if key.startswith(STUDENT)}
+    return own or weights
+
+
+def _from_run(directory: Path, data: Dataset, epoch: str) -> Source:
+    record = require_record(directory)
+    if record.paper not in FAMILY_OF:
+        raise UserError(
+            f"{directory} is a run of {record.paper}, whose networks are not among the families "
+            f"{', '.join(FAMILIES)}: its own run.json has its analysis"
+        )
+    trained_on = record.data.get("name")
+    if trained_on != data.name or record.data.get("classes", data.num_classes) != data.num_classes:
+        raise UserError(f"{directory} was trained on {trained_on}, not on {data.name}: give --dataset {trained_on}")
+    name, family = record.student or "", FAMILY_OF[record.paper]
+    if record.paper == "edkd":
+        name = PREFIX_OF.get(data.name, "") + name
+    options = {key: record.settings[key] for key in OPTIONS if name == "cnn" and key in record.settings}
+    names = [file.format(record.student) for file in FILES[record.paper][epoch]]
+    path = next((path for file in names if (path := directory / file).is_file()), None)
+    if path is None:
+        raise UserError(f"{directory} has no weights of its {epoch} epoch ({' or '.join(names)}): were they deleted?")
+    network = create_model(name, data.num_classes, family=family, **options)
+    apply_weights(network, student_weights(path), path, f"{name} with {data.num_classes} classes")
+    label = f"{record.experiment}, seed {record.seed}, {epoch} epoch"
+    return Source(label, network.eval(), normalization_of(family, data.name), record)
+
+
+def identify(weights: Mapping[str, Tensor], classes: int, path: Path) -> tuple[str, str]:
+    """Family and name of the network that weights belong to, by their names and shapes.
+
+    Raises:
+        UserError: no network has such weights, several differ that have, or they are for another number of classes.
+    """
+    shapes = _shapes(weights)
+    found, otherwise = [], []
+    for kind, name in _candidates():
+        own = _shapes_of(kind, name, classes)
+        if own == shapes:
+            found.append((kind, name))
+        elif own.keys() == shapes.keys():
+            unlike = {own[key][:1] + shapes[key][:1] for key in own if own[key] != shapes[key]}
+            if len(unlike) == 1 and next(iter(unlike))[0] == classes:  # the classifier alone differs
+                otherwise.append((name, next(iter(unlike))[1]))
+    if len({_computes(kind, name) for kind, name in found}) > 1:
+        names = " or ".join(f"{kind}/{name}:{path}" for kind, name in found)
+        raise UserError(f"{path} fits several networks: say which one, {names}")
+    if found:
+        return found[0]
+    if otherwise:
+        name, other = otherwise[0]
+        raise UserError(f"{path} holds {name} for {other} classes; the dataset has {classes}: give its own --dataset")
+    raise UserError(
+        f"{path} holds weights of no network of the families {', '.join(FAMILIES)} "
+        "(`python -m common.models FAMILY` lists them)"
+    )
+
+
+def _candidates() -> list[tuple[str, str]]:
+    """Of equal networks mdistiller's and MTKD-RL's names come first: they have the same normalization."""
+    families = ("mdistiller", "mtkd_rl", "tfkd")
+    return [(kind, name) for kind in families for name in FAMILIES[kind] if name != "cnn"]
+
+
+@functools.cache
+def _shapes_of(family: str, name: str, classes: int) -> dict[str, tuple[int, ...]]:
+    """Of a network's weights, without numbers in them."""
+    with torch.device("meta"):
+        return _shapes(create_model(name, classes, family=family).state_dict())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def _computes(family: str, name: str) -> Any:
+    """What two networks with the same weights share where they give the same logits for the same file of images."""
+    return "tfkd" if family == "tfkd" else "others", name.removeprefix("tinyimagenet_").removeprefix("imagenet_")
+
+
+def check_pair(sources: list[Source]) -> None:
+    """Raises:
+    UserError: runs on different content of a dataset.
+    """
+    prints = {s.record.data.get("fingerprint"): s.label for s in sources if s.record is not None}
+    if len(prints) > 1:
+        raise UserError(f"{' and '.join(prints.values())} were trained on different files of the dataset")
+
+
+def own_validation(source: Source, data: Dataset) -> tuple[ImageArrays, ImageArrays | None]:
+    """The images that a source was trained on and those that were cut off for validation, as far as its run says so."""
+    fraction = source.record.settings.get("val_fraction", 0.0) if source.record else 0.0
+    return split_validation(data.train, fraction)

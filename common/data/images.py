@@ -1,0 +1,191 @@
+"""Image files: which there are in a folder, what is in them, and a digest of them that is computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from common.command_line import printable
+from common.data.cache import cached
+from common.errors import UserError, is_damage
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# what torchvision's ImageFolder reads
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+MOST_PIXELS = 1 << 26  # of an image; more is a decompression bomb
+NARROWEST = 1 / 100  # shorter by longer side; to resize the shorter side of others would take any amount of memory
+SIXTEEN_BITS = ("PNG", "PPM")  # formats in which Pillow's mode "I" holds numbers up to 65535
+
+# Pillow's, about what is refused here, or done as it should be
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+Members = list[tuple[Path, int]]
+"""Image files with their classes."""
+
+
+def list_images(folder: Path, ignored: Counter[str]) -> list[Path]:
+    """The images in a folder and all folders below it, links followed, sorted.
+
+    Args:
+        folder: where they are; nothing is found where it is no folder.
+        ignored: counts what is left out, by kind.
+    """
+    files, places, seen = [], [folder] if folder.is_dir() else [], set()
+    while places:
+        place = places.pop()
+        identity = (state := os.stat(place)).st_dev, state.st_ino
+        if identity in seen:  # links in a circle
+            continue
+        seen.add(identity)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    ignored["hidden"] += 1
+                elif entry.is_dir():
+                    places.append(Path(entry.path))
+                elif suffix not in SUFFIXES:
+                    ignored[suffix or "without a suffix"] += 1
+                elif not entry.is_file():
+                    ignored["links to nowhere, pipes and the like"] += 1
+                else:
+                    files.append(Path(entry.path))
+    return sorted(files)
+
+
+def describe_ignored(folder: Path, ignored: Counter[str]) -> tuple[str, ...]:
+    """A line for the log about files that were left out; none where none was."""
+    if not ignored:
+        return ()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
+    return (
+        f"{printable(folder)}: {ignored.total()} files ignored ({kinds}): images are {', '.join(sorted(SUFFIXES))}",
+    )
+
+
+def read_image(file: Path) -> Image.Image:
+    """Decode an image to RGB, as torchvision does, but for deep gray images, which keep their brightness.
+
+    Numbers of 16 bits are brought to 8. Transparency is dropped; of several frames the first is taken.
+
+    Raises:
+        UserError: unreadable, damaged, too large, or of a mode without defined brightness; names the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open(file, "rb") as stream:
+            image = Image.open(stream)
+            _require_size(image.size)
+            return _to_rgb(image)
+    except Exception as error:
+        if isinstance(error, UnidentifiedImageError):
+            why = "it is no image of a known format"
+        elif isinstance(error, OSError | UserError) or is_damage(error):
+            why = getattr(error, "strerror", None) or _first_line(error)
+        else:
+            raise
+        raise UserError(f"cannot read image {printable(file)}: {why}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _require_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MOST_PIXELS:
+        raise UserError(f"it is {width}x{height}, more than {MOST_PIXELS} pixels")
+    if min(size) < NARROWEST * max(size):
+        raise UserError(f"it is {width}x{height}, too narrow to be an image to learn from")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise UserError(
+            f"its pixels are of mode {image.mode} (Pillow), whose brightness has no defined range: convert it"
+        )
+    return image.convert("RGB")
+
+
+def in_threads(function: Callable[[Path], Any], files: Sequence[Path], doing: str) -> Iterable[Any]:
+    """`function` of each file, in order, with a progress bar; Pillow and hashlib let threads work at once."""
+    with ThreadPoolExecutor() as pool:
+        yield from tqdm(pool.map(function, files), total=len(files), desc=doing, unit="img", leave=False, disable=None)
+
+
+def without_bad(
+    root: Path, name: str, parts: Sequence[Members], *, skip: bool
+) -> tuple[list[Members], tuple[str, ...]]:
+    """The images that can be read, where `skip`; all of them are tried once, and again when one changes.
+
+    Returns:
+        The parts, and lines for the log.
+    """
+    if not skip:
+        return list(parts), ()
+    files = [file for members in parts for file, _ in members]
+    bad = {files[i] for i in cached(root, f"{name}-bad", files, lambda: {"bad": _bad_positions(files)})["bad"].tolist()}
+    kept = [[member for member in members if member[0] not in bad] for members in parts]
+    first = f"{len(bad)} images cannot be read and are skipped, such as {printable(min(bad))}" if bad else ""
+    return kept, (f"{name}: {first}",) if bad else ()
+
+
+def _bad_positions(files: Sequence[Path]) -> np.ndarray:
+    def is_bad(file: Path) -> bool:
+        try:
+            read_image(file)
+        except UserError:
+            return True
+        return False
+
+    return np.flatnonzero(list(in_threads(is_bad, files, "checking images")))
+
+
+def fingerprint(root: Path, name: str, parts: Sequence[Members]) -> str:
+    """Digest of names, classes and contents of images; contents are read again only when a file has changed.
+
+    Args:
+        root: directory of datasets.
+        name: of the dataset.
+        parts: each with its images.
+    """
+    files = [file for members in parts for file, _ in members]
+    contents = cached(root, f"{name}-digest", files, lambda: {"digest": _digests(files)})["digest"].tolist()
+    start, digest = len(os.fsencode(root)), hashlib.md5()
+    for members in parts:
+        digest.update(b"part\n")
+        for (file, target), content in zip(members, contents[: len(members)], strict=True):
+            digest.update(os.fsencode(file)[start:] + f"\0{target}\0{content}\n".encode())
+        contents = contents[len(members) :]
+    return digest.hexdigest()
+
+
+def _digests(files: Sequence[Path]) -> np.ndarray:
+    def digest_of(file: Path) -> str:
+        try:
+            with open(file, "rb") as stream:
+                digest = hashlib.md5()
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                return digest.hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read image {printable(file)}: {error.strerror}") from error
+
+    return np.array(list(in_threads(digest_of, files, "reading images")))

@@ -1,0 +1,130 @@
+"""What a search found: as published beside tuned on validation, and how much of a gap between methods is tuning."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from common.plan.search import VAL_FRACTION, Candidate, Search, in_words
+from common.plan.sweep import rungs
+from common.plan.tasks import Task
+from common.results.records import Mean
+from common.results.report import NONE
+from common.results.tables import markdown
+
+EXPLANATION = """\
+As published and tuned: test accuracy of the last epoch, which nothing has chosen, mean ± standard deviation over seeds;
+both on the whole training split, with the same seeds. Tuned − published: with the 95 % interval of the mean difference,
+paired by seed. Trials: combinations that were tried, one run of seed {seed} each, {split};
+chosen by the accuracy on that after the last epoch. No trial looked at the test split. Of tuning: the gap when both are
+tuned minus the gap as published."""
+
+
+def render_search(search: Search) -> str:
+    """The tables, as Markdown."""
+    budget = search.budget
+    seeds, count = ", ".join(map(str, search.seeds)), len(search.candidates[0].trials)
+    blocks = [
+        "# As published and tuned on validation",
+        f"Budget {budget.name}: {budget.description}. Trials of each method: {count}. Seeds of those tested: {seeds}.",
+        _methods(search),
+    ]
+    if gaps := _gaps(search.candidates):
+        blocks.append(gaps)
+    split = f"which leaves {float(VAL_FRACTION):.0%} of the training split for validation"
+    blocks += [EXPLANATION.format(seed=search.seeds[0], split=split), "## Trials", *map(_trials, search.candidates)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def describe(search: Search) -> str:
+    """Before anything is run: how many trials, and of what."""
+    lines = []
+    for candidate in search.candidates:
+        count, size = len(candidate.trials), candidate.grid.size
+        drawn = "" if count == size else f" of {size:.0f}, drawn at random, as many as the other methods have"
+        lines.append(f"search: {candidate.grid.run.experiment}: {count} trials{drawn}")
+        if search.halving:
+            levels = ", ".join(map(str, rungs(search.epochs_of(candidate), search.halving)))
+            lines.append(f"  compared after {levels} epochs; one in {search.halving} goes on, so that it takes less")
+    tested = f"tested in the end: as published and tuned, seeds {', '.join(map(str, search.seeds))}"
+    return "\n".join([*lines, f"{tested} (the values of the first trial stand for those that will be chosen)"])
+
+
+def _methods(search: Search) -> str:
+    rows = []
+    for candidate in search.candidates:
+        published, tuned = (accuracies(tasks) for tasks in (candidate.published, candidate.tuned))
+        chosen = candidate.chosen
+        if chosen is None:
+            words = NONE
+        else:
+            words = in_words(chosen) + (" (as published)" if candidate.grid.is_published(chosen) else "")
+        rows.append(
+            [
+                candidate.grid.run.experiment,
+                str(len(candidate.trials))
+                if candidate.grid.size == len(candidate.trials)
+                else f"{len(candidate.trials)} of {candidate.grid.size:.0f}",
+                words,
+                NONE if chosen is None else f"{candidate.accuracies[chosen]:.2f}",
+                _mean(published),
+                _mean(tuned),
+                _difference(published, tuned),
+            ]
+        )
+    header = ["run", "trials", "chosen", "its validation accuracy", "as published", "tuned", "tuned − published"]
+    return markdown(header, rows, left=3)
+
+
+def _gaps(candidates: Sequence[Candidate]) -> str:
+    rows = []
+    for a, b in itertools.combinations(candidates, 2):
+        values = [accuracies(tasks) for tasks in (a.published, b.published, a.tuned, b.tuned)]
+        if not all(values):
+            continue
+        means = [Mean.of(each).value for each in values]
+        before, after = means[1] - means[0], means[3] - means[2]
+        names = f"{b.grid.run.experiment} − {a.grid.run.experiment}"
+        rows.append([names, f"{before:+.2f}", f"{after:+.2f}", f"{after - before:+.2f}"])
+    return markdown(["gap", "as published", "both tuned", "of tuning"], rows, left=1) if rows else ""
+
+
+def _trials(candidate: Candidate) -> str:
+    ranked = candidate.ranked(list(candidate.trials))
+    rows = [
+        [
+            in_words(c),
+            f"{candidate.accuracies[c]:.2f}",
+            str(candidate.epochs[c]),
+            "chosen" if c == candidate.chosen else "",
+        ]
+        for c in sorted(ranked, key=lambda c: (-candidate.epochs[c], -candidate.accuracies[c]))
+    ]
+    rows += [[in_words(c), "failed", NONE, ""] for c in candidate.trials if c not in ranked]
+    header = ["trial", "validation accuracy", "after epochs", ""]
+    return f"{candidate.grid.run.experiment}:\n\n{markdown(header, rows, left=1)}"
+
+
+def accuracies(tasks: Sequence[Task]) -> list[float]:
+    """Test accuracy of the last epoch of each run, in the order of the seeds; none where one is missing."""
+    found = [task.found() for task in tasks]
+    values = [each.record.accuracy["last"] for each in found if each and each.record.done and each.record.accuracy]
+    return values if len(values) == len(tasks) else []
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return NONE
+    mean = Mean.of(list(values))
+    return f"{mean.value:.2f}" + ("" if mean.std is None else f" ± {mean.std:.2f}")
+
+
+def _difference(a: Sequence[float], b: Sequence[float]) -> str:
+    if not a or not b:
+        return NONE
+    if list(a) == list(b):
+        return "0, the same runs"
+    from common.results.t_tests import paired  # scipy; the plan can be read without it
+
+    test = paired(a, b)
+    return f"{test.difference:+.2f} ({test.low:+.2f} to {test.high:+.2f})"

@@ -1,0 +1,233 @@
+"""Searches over hyperparameters: which values, for which runs, in which combinations."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.command_line import nearest
+from common.errors import UserError
+from common.plan.cells import Settings
+from common.plan.plan import PlannedRun
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Combination = tuple[tuple[str, str], ...]
+"""(key, value) pairs, in the order of the command line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """What is tried of one key: some values, or an interval to draw from.
+
+    Attributes:
+        key: of a YAML configuration (KD.TEMPERATURE), of `params.json` (alpha), or a flag (--kd_T).
+        values: as they were written; empty for an interval.
+        low, high: of an interval.
+        is_logarithmic: whether the interval is drawn from by its logarithm.
+    """
+
+    key: str
+    values: tuple[str, ...] = ()
+    low: float = math.nan
+    high: float = math.nan
+    is_logarithmic: bool = False
+
+    def draw(self, random: np.random.Generator) -> str:
+        """One value."""
+        if self.values:
+            return self.values[random.integers(len(self.values))]
+        if self.is_logarithmic:
+            return f"{math.exp(random.uniform(math.log(self.low), math.log(self.high))):.4g}"
+        return f"{random.uniform(self.low, self.high):.4g}"
+
+
+def parse_axis(text: str) -> Axis:
+    """`KEY=V1,V2,...`, or for random search `KEY=LOW:HIGH` and `KEY=LOW:HIGH:log`.
+
+    Raises:
+        UserError: no key, no values, a value twice, an interval that is none.
+    """
+    key, separator, rest = text.partition("=")
+    if not separator or not key.strip() or key != key.strip():
+        raise UserError(f"--sweep '{text}': give KEY=VALUE,VALUE, such as 'KD.TEMPERATURE=2,4,8'")
+    if interval := re.fullmatch(r"([^:,]+):([^:,]+)(:log)?", rest):
+        try:
+            low, high = float(interval[1]), float(interval[2])
+        except ValueError:
+            low = high = math.nan
+        logarithmic = interval[3] is not None
+        if not -math.inf < low < high < math.inf or (logarithmic and low <= 0):
+            raise UserError(f"--sweep '{text}': an interval is LOW:HIGH of two numbers (both above 0 for :log)")
+        return Axis(key, low=low, high=high, is_logarithmic=logarithmic)
+    values = [value.strip() for value in rest.split(",")]
+    if not any(values):
+        raise UserError(f"--sweep '{text}': the grid is empty; give values, such as 'KD.TEMPERATURE=2,4,8'")
+    if not all(values) or len(set(values)) < len(values):
+        raise UserError(f"--sweep '{text}': a value is empty or stands twice")
+    return Axis(key, tuple(values))
+
+
+def parse_axes(texts: Sequence[str]) -> list[Axis]:
+    """Raises:
+    UserError: as `parse_axis`, or a key that is given twice.
+    """
+    axes = [parse_axis(text) for text in texts]
+    keys = [axis.key for axis in axes]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise UserError(f"--sweep: the key {twice} is given twice; put all its values into one")
+    return axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is tried of one run.
+
+    Attributes:
+        run: as published.
+        axes: those whose keys it has.
+        published: its own value of each key.
+    """
+
+    run: PlannedRun
+    axes: tuple[Axis, ...]
+    published: Mapping[str, Any]
+
+    @property
+    def size(self) -> float:
+        """How many combinations there are."""
+        return math.prod(len(axis.values) if axis.values else math.inf for axis in self.axes)
+
+    def combinations(self) -> list[Combination]:
+        """All of them, the last key's values fastest."""
+        return [
+            tuple(zip((axis.key for axis in self.axes), values, strict=True))
+            for values in itertools.product(*(axis.values for axis in self.axes))
+        ]
+
+    def some(self, count: int, seed: int) -> list[Combination]:
+        """`count` different combinations, drawn at random; in the order of the grid where it has an end."""
+        import numpy as np  # the plan can be read without it
+
+        random = np.random.default_rng([seed, *self.run.experiment.encode()])
+        if self.size < math.inf:
+            chosen = random.permutation(int(self.size))[:count]
+            everything = self.combinations()
+            return [everything[i] for i in sorted(chosen.tolist())]
+        drawn: dict[Combination, None] = {}
+        for _ in range(1000 * count):
+            if len(drawn) == count:
+                break
+            drawn[tuple((axis.key, axis.draw(random)) for axis in self.axes)] = None
+        return list(drawn)
+
+    def is_published(self, combination: Combination) -> bool:
+        """Whether a combination is what the run does anyway."""
+        return all(_same(value, self.published.get(key)) for key, value in combination)
+
+
+def _same(text: str, value: Any) -> bool:
+    try:
+        return float(text) == float(value)
+    except (TypeError, ValueError):
+        return text == str(value)
+
+
+def make_grids(
+    axes: Sequence[Axis],
+    runs: Sequence[PlannedRun],
+    needed: set[tuple[str, str]],
+    experiments: Path,
+    *,
+    all_of_them: bool,
+) -> list[Grid]:
+    """A grid for each run that has one of the keys.
+
+    Args:
+        axes: of the command line.
+        runs: those that the command line chooses, with what they need.
+        needed: keys of runs that others here need: without a swept key of their own they are taken as they are.
+        experiments: directory of plan and parameters.
+        all_of_them: whether somebody named the runs, so that one without a key is a mistake.
+
+    Raises:
+        UserError: a key that no run has, or a chosen run without a key.
+    """
+    settings = Settings(experiments)
+    has = {run.key: _settings_of(run, settings) for run in runs if run.trains}
+    for axis in axes:
+        if not any(_plain(axis.key) in keys for keys in has.values()):
+            names = sorted({name for keys in has.values() for name in keys})
+            hint = nearest(axis.key, names, "python -m common.plan.cells")
+            raise UserError(f"--sweep: none of the chosen runs has the key {axis.key}: {hint}")
+    grids = []
+    for run in runs:
+        own = tuple(axis for axis in axes if _plain(axis.key) in has.get(run.key, {}))
+        if own and run.key not in needed:
+            grids.append(Grid(run, own, {axis.key: has[run.key][_plain(axis.key)] for axis in own}))
+        elif all_of_them and run.trains and run.key not in needed:
+            keys = ", ".join(axis.key for axis in axes)
+            raise UserError(
+                f"--sweep: {run.experiment} has none of the keys {keys}: give one of its own, or fewer --cells"
+            )
+    return grids
+
+
+def _settings_of(run: PlannedRun, settings: Settings) -> dict[str, Any]:
+    """What a run is trained by, by the plain names of the keys."""
+    flags = dict(zip(run.command, run.command[1:], strict=False))
+    return {_plain(key): value for key, value in {**settings.of(run), **_long_flags(flags)}.items()}
+
+
+def _long_flags(flags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in flags.items() if key.startswith("--")}
+
+
+def _plain(key: str) -> str:
+    """A flag's name as its script's settings have it."""
+    return key.lstrip("-").replace("-", "_") if key.startswith("-") else key
+
+
+def equal_trials(grids: Sequence[Grid], count: int | None, seed: int) -> dict[tuple[str, str], list[Combination]]:
+    """Each run's trials, as many for each.
+
+    Args:
+        grids: of the runs.
+        count: how many to draw; None tries all of the smallest grid, and of larger ones as many, drawn at random.
+        seed: of what is drawn.
+
+    Raises:
+        UserError: an interval without a count, or a count above what there is.
+    """
+    smallest = min(grid.size for grid in grids)
+    if count is None and any(grid.size == math.inf for grid in grids):
+        raise UserError("--sweep: an interval is drawn from: say how often, --trials N")
+    if count is not None and count > smallest:
+        raise UserError(f"--trials {count}: the smallest grid has {smallest:.0f} combinations")
+    wanted = int(smallest) if count is None else count
+    trials = {grid.run.key: grid.combinations() if grid.size == wanted else grid.some(wanted, seed) for grid in grids}
+    if short := next((key for key, found in trials.items() if len(found) < wanted), None):
+        raise UserError(f"--trials {wanted}: so many different combinations of {short[1]} cannot be drawn")
+    return trials
+
+
+def rungs(epochs: int, factor: int | None) -> list[int]:
+    """Epochs after which successive halving compares (Jamieson and Talwalkar, 2016); `epochs` alone without a factor.
+
+    Raises:
+        UserError: too few epochs to compare before the end.
+    """
+    if factor is None:
+        return [epochs]
+    if epochs < factor:
+        raise UserError(f"--halving {factor}: runs of {epochs} epochs have no earlier epoch to be compared after")
+    levels = [epochs]
+    while levels[0] >= factor:
+        levels.insert(0, levels[0] // factor)
+    return levels

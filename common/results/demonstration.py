@@ -1,0 +1,208 @@
+"""Table and page of the demonstration, which `./run_all.sh --quick` runs: methods that learn, on synthetic data.
+
+`python -m common.results.demonstration results/demonstration --svg FILE` draws its learning curves as one picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.command_line import ArgumentParser, cli_main
+from common.errors import UserError
+from common.results.curves import Plot, chart
+from common.results.page import render_template
+from common.results.records import Curve, Record, read_runs
+from common.results.reported import EXPERIMENTS
+from common.results.tables import markdown
+from common.run_record import read_record
+from common.safe_json import read_json_file
+
+NAME = "demonstration"
+PLAN = EXPERIMENTS / NAME  # its plan, budget and tables
+TABLES = "tables.json"
+ALONE, TEACHER = "student alone", "teacher"  # begin the names of such rows
+NONE = "–"
+
+HEAD = """Every figure is a test accuracy in percent after the last epoch, of small networks that were trained for
+minutes on a SYNTHETIC dataset. They show that the papers' commands train something, and which way the methods go; they
+say nothing about real images or any published figure, and with one seed a difference of a few points may be luck."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row of a table.
+
+    Attributes:
+        name: what was trained, and the exit where a network has several.
+        runs: one for each seed.
+        accuracies: in percent, one for each run; empty where the run has failed or was not chosen.
+        alone: the same of the student without a teacher; empty where the section has none.
+    """
+
+    name: str
+    runs: tuple[Record, ...] = ()
+    accuracies: tuple[float, ...] = ()
+    alone: tuple[float, ...] = ()
+
+    @property
+    def is_teacher(self) -> bool:
+        return self.name.startswith(TEACHER)
+
+    @property
+    def accuracy(self) -> str:
+        if not self.accuracies:
+            return "no finished run"
+        spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
+        data = "synthetic" if self.is_synthetic else "other data"
+        return f"{statistics.fmean(self.accuracies):.2f}{spread} ({data})"
+
+    @property
+    def is_synthetic(self) -> bool:
+        return all(not run.conditions.published_data for run in self.runs)
+
+    @property
+    def gain(self) -> str:
+        """Over the student alone."""
+        if not self.accuracies or not self.alone or self.is_teacher or self.name.startswith(ALONE):
+            return NONE
+        return f"{statistics.fmean(self.accuracies) - statistics.fmean(self.alone):+.2f}"
+
+    @property
+    def training(self) -> str:
+        return self.runs[0].conditions.training if self.runs else NONE
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What one paper's methods did.
+
+    Attributes:
+        paper, title, compares: for people.
+        lines: of its table.
+        classes, images: of the dataset; None where nothing was run.
+    """
+
+    paper: str
+    title: str
+    compares: str
+    lines: tuple[Line, ...]
+    classes: int | None
+    images: int | None
+
+    @property
+    def setting(self) -> str:
+        if self.classes is None:
+            return "Nothing was run."
+        return (
+            f"Synthetic dataset of {self.classes} classes and {self.images} training images; "
+            f"chance level {100 / self.classes:.2f}."
+        )
+
+    @property
+    def has_alone(self) -> bool:
+        return any(line.alone for line in self.lines)
+
+    @property
+    def columns(self) -> list[str]:
+        return ["test accuracy", *([f"− {ALONE}"] if self.has_alone else []), "trained for"]
+
+    def values(self, line: Line) -> list[str]:
+        return [line.accuracy, *([line.gain] if self.has_alone else []), line.training]
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Accuracy by epoch of each student's first run."""
+        by_run = {line.runs[0].experiment: line for line in reversed(self.lines) if line.runs and not line.is_teacher}
+        found = {line.name.partition(", exit")[0]: line.runs[0].curve() for line in reversed(by_run.values())}
+        return {name: curve for name, curve in found.items() if curve is not None}
+
+    @property
+    def plot(self) -> Plot | None:
+        curves = self.curves
+        return chart(curves) if curves else None
+
+
+def read_demonstration(directory: Path, plan: Path = PLAN) -> list[Section]:
+    """What the runs below `directory` give.
+
+    Args:
+        directory: results of the budget; may be absent.
+        plan: with the tables.
+    """
+    records = read_runs([directory])[0] if directory.is_dir() else []
+    return [_section(content, records) for content in read_json_file(plan / TABLES)]
+
+
+def _section(content: dict[str, Any], records: Sequence[Record]) -> Section:
+    runs: dict[str, tuple[Record, ...]] = {}
+    for _, experiment in content["rows"]:
+        found = [run for run in records if (run.paper, run.experiment) == (content["paper"], experiment)]
+        runs[experiment] = tuple(sorted(found, key=lambda run: run.seed))
+    alone = next((tuple(run.last for run in runs[exp]) for name, exp in content["rows"] if name.startswith(ALONE)), ())
+    lines = [line for name, experiment in content["rows"] for line in _lines(name, runs[experiment], alone)]
+    data = next((read_record(found[0].directory).data for found in runs.values() if found), {})
+    about = (content[key] for key in ("paper", "title", "compares"))
+    return Section(*about, tuple(lines), data.get("classes"), data.get("train_images"))
+
+
+def _lines(name: str, runs: tuple[Record, ...], alone: tuple[float, ...]) -> list[Line]:
+    """One, or one for each exit of a network that has several."""
+    if not runs:
+        return [Line(name)]
+    exits = [read_record(run.directory).details.get("exits") for run in runs]
+    if not all(exits):
+        return [Line(name, runs, tuple(run.last for run in runs), alone)]
+    return [
+        Line(f"{name}, {rows[0]['exit'].replace('_', ' ')}", runs, tuple(row["last"] for row in rows), alone)
+        for rows in zip(*exits, strict=True)
+    ]
+
+
+def render_text(sections: Sequence[Section]) -> str:
+    """Markdown."""
+    blocks = ["# Demonstration on synthetic data", HEAD]
+    for section in sections:
+        rows = [[line.name, *section.values(line)] for line in section.lines]
+        blocks += [
+            f"## {section.title}: {section.compares}",
+            section.setting,
+            markdown(["", *section.columns], rows, left=1),
+        ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def render_html(sections: Sequence[Section], steps: Sequence[tuple[str, str]] = ()) -> str:
+    """The page; `steps` are what to do next, each with its command."""
+    return render_template("demonstration.html", sections=sections, steps=steps, head=HEAD)
+
+
+def render_svg(sections: Sequence[Section]) -> str:
+    """All learning curves as one picture."""
+    return render_template("demonstration.svg", sections=[section for section in sections if section.plot]) + "\n"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(prog="python -m common.results.demonstration", description=__doc__)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="results of the demonstration")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw the learning curves")
+    return parser.parse_args()
+
+
+@cli_main
+def main() -> None:
+    args = parse_arguments()
+    if not args.directory.is_dir():
+        raise UserError(f"no directory {args.directory}: `./run_all.sh --quick` makes results/{NAME}")
+    sections = read_demonstration(args.directory)
+    if args.svg:
+        args.svg.write_text(render_svg(sections), encoding="utf-8")
+    print(render_text(sections), end="")
+
+
+if __name__ == "__main__":
+    main()

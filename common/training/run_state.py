@@ -1,0 +1,302 @@
+"""The state of a run between two epochs: what its checkpoints hold, and whether a checkpoint is one of this run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from common.errors import UserError, is_out_of_memory
+from common.run_record import split_teacher_files
+from common.training.checkpoints import CheckpointFiles, apply_weights, load_checkpoint, model_weights, save_checkpoint
+from common.training.saved_state import (
+    MismatchError,
+    is_empty,
+    nonfinite_names,
+    parameters_of,
+    require_finite,
+    require_history,
+    require_keys,
+    require_optimizer_options,
+    require_optimizer_state,
+    require_weights,
+    stepped_template,
+)
+from common.training.selection import Accuracies, ValidationFigures
+from common.training.training_step import TrainingStep
+
+EPOCH_KEYS = ("epochs", "SOLVER.EPOCHS")  # what papers' settings call the number of epochs ...
+LENGTH_KEYS = (*EPOCH_KEYS, "SOLVER.LR_DECAY_STAGES", "milestones", "lr_decay_epochs")  # ... and what follows from it
+
+
+class RunState:
+    """How far a run has come, with everything that it trains.
+
+    Args:
+        step: with the method and its optimizer.
+        files: where checkpoints go.
+        settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
+        selection: the accuracies before the first epoch.
+        columns: what each line of the history has, besides the method's own losses and figures.
+
+    Attributes:
+        selection: which epoch counts, so far.
+        history: the lines of metrics.jsonl.
+        epochs_done: finished epochs.
+        seconds: that these took.
+    """
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        files: CheckpointFiles,
+        settings: dict[str, Any],
+        selection: Accuracies | ValidationFigures,
+        columns: list[str],
+    ) -> None:
+        self.step, self.method, self.optimizer = step, step.method, step.optimizer
+        self.files, self.settings, self.columns = files, settings, columns
+        self.selection = selection
+        self.history: list[dict[str, Any]] = []
+        self.epochs_done = 0
+        self.seconds = 0.0
+        self._nonfinite_before = nonfinite_names({"weights": self._trained_state()})  # a mask, for example
+
+    def nonfinite_names(self) -> set[str]:
+        """What of the state is not finite, though it was so at the beginning."""
+        state = {"weights": self._trained_state(), "optimizer": self.optimizer.state_dict()["state"]}
+        return nonfinite_names(state) - self._nonfinite_before
+
+    def save(self, finished: int, is_best: bool) -> None:
+        """Write the checkpoints of `finished` epochs."""
+        content = self._content(finished)
+        for file, moment in self.files.snapshots.items():
+            if finished == moment:
+                save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
+        # `last` comes after all others: a run killed in between repeats this epoch and writes the same again
+        if is_best and self.files.best:
+            save_checkpoint(content, self.files.best)
+        save_checkpoint(content, self.files.last)
+        self.epochs_done = finished
+
+    def resume(self, iterations: int) -> list[str] | None:
+        """Go back to the state of the last checkpoint.
+
+        A run may go on for more epochs than it was begun for, where its finished ones would have been the same.
+
+        Args:
+            iterations: per epoch.
+
+        Returns:
+            What a person should know about it; None where there is no checkpoint.
+
+        Raises:
+            UserError: a damaged checkpoint, or one of a run with other settings.
+        """
+        if not self.files.last.is_file():
+            return None
+        content = load_checkpoint(self.files.last, self.step.runtime.device)
+        try:
+            state = content["training"]
+            remarks = self._require_same_settings(state["settings"])
+            selection = self._check(content, remarks)
+            remarks += self._require_same_past(state, iterations)
+            # teachers stay as they were loaded
+            self.method.load_state_dict({**self.method.state_dict(), **state["weights"]})
+            self.optimizer.load_state_dict(content[self.files.optimizer_key])
+            self.step.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            why = f" ({error})" if isinstance(error, MismatchError) else ""
+            raise UserError(
+                f"{self.files.last} was not written here and cannot be resumed exactly{why}; start without --resume"
+            ) from error
+        self.selection, self.history, self.seconds = selection, state["history"], state["seconds"]
+        self.epochs_done = content["epoch"]
+        self.step.state_was_replaced()
+        return remarks
+
+    @contextlib.contextmanager
+    def weights_from(self, file: Path) -> Iterator[None]:
+        """Within it the method is what a checkpoint of this run says, on all ranks; afterwards what it was before.
+
+        Raises:
+            UserError: a checkpoint that is absent, damaged, or of another network.
+        """
+        before = copy.deepcopy(self._trained_state())
+        if self.step.runtime.is_main:
+            content = load_checkpoint(file, self.step.runtime.device)
+            state = content.get("training", {}).get("weights")
+            if state is None:
+                apply_weights(self.method.student, model_weights(content, file), file, "the student")
+            else:
+                self.method.load_state_dict({**self.method.state_dict(), **state})
+        if self.step.runtime.distributed:
+            for value in self._trained_state().values():
+                if isinstance(value, Tensor):
+                    dist.broadcast(value, 0)
+        try:
+            yield
+        finally:
+            self.method.load_state_dict({**self.method.state_dict(), **before})
+
+    def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        """Take the optimizer's state from a checkpoint and begin at epoch 0 all the same.
+
+        Raises:
+            UserError: there is none, or one of another optimizer or model.
+        """
+        try:
+            self._check_optimizer(checkpoint[self.files.optimizer_key], None)
+            self.optimizer.load_state_dict(checkpoint[self.files.optimizer_key])
+            self.step.state_was_replaced()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError("the restored checkpoint has no optimizer state that fits this model") from error
+
+    def _require_same_settings(self, saved: dict[str, Any]) -> list[str]:
+        """Returns:
+            What a person should know.
+
+        Raises:
+            UserError: the checkpoint is of a run with other settings.
+        """
+        saved, teachers = split_teacher_files(saved)
+        own, own_teachers = split_teacher_files(self.settings)
+        compared = {**own, **saved}
+        if any(saved.get(key, 0) < own.get(key, 0) for key in EPOCH_KEYS):
+            compared = {key: value for key, value in compared.items() if key not in LENGTH_KEYS}
+        for key in compared:
+            if (before := saved.get(key)) != (now := own.get(key)):
+                raise UserError(
+                    f"{self.files.last} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
+                    "same settings, or start again without --resume"
+                )
+        if own_teachers and not teachers:  # Tf-KD's of before they held it
+            return ["warning: the checkpoint does not say by which teacher's weights it was taught"]
+        if teachers != own_teachers:
+            raise UserError(
+                f"{self.files.last} belongs to a run with other teachers' weights (digests {', '.join(teachers)}, not "
+                f"{', '.join(own_teachers)}): give the same teachers, or start again without --resume"
+            )
+        return []
+
+    def _require_same_past(self, state: dict[str, Any], iterations: int) -> list[str]:
+        """Returns:
+            What a person should know, where the run is to be longer than it was begun for.
+
+        Raises:
+            UserError: the finished epochs of the longer run would have had other learning rates.
+        """
+        changed = {key: state["settings"].get(key) for key in LENGTH_KEYS if key in self.settings}
+        changed = {key: before for key, before in changed.items() if before != self.settings[key]}
+        if not changed:
+            return []
+        key = next(iter(changed))
+        for line in state["history"]:
+            rate = self.step.optimization.schedule(line["epoch"], iterations - 1, iterations)
+            if not math.isclose(rate, line["learning_rate"], rel_tol=1e-9):
+                raise UserError(
+                    f"{self.files.last} belongs to a run {_with(key, changed[key])}, not "
+                    f"{_with(key, self.settings[key])}, by which epoch {line['epoch'] + 1} would have had the learning "
+                    f"rate {rate:g}, not {line['learning_rate']:g}: give the same, or start again without --resume"
+                )
+        return [f"the run was begun {_with(key, changed[key])} and goes on {_with(key, self.settings[key])}"]
+
+    def _check(self, content: dict[str, Any], remarks: list[str]) -> Accuracies | ValidationFigures:
+        """Whether a checkpoint is what this run would have written; nothing is changed.
+
+        Returns:
+            The accuracies, which follow from the history.
+
+        Raises:
+            MismatchError, KeyError, TypeError: it is not.
+        """
+        own, epochs = self._content(0), self.step.optimization.epochs
+        require_keys(content, own, "checkpoint")
+        epoch, state = content["epoch"], content["training"]
+        if type(epoch) is not int or not 1 <= epoch <= epochs:
+            raise MismatchError(f"it says that {epoch!r:.40} of {epochs} epochs are finished")
+        require_keys(state, own["training"], "training")
+        expected = own["training"]["weights"]
+        if (extra := "_extra_state") in expected and extra not in state["weights"] and is_empty(expected[extra]):
+            # of before the method kept anything besides tensors
+            expected = {key: value for key, value in expected.items() if key != extra}
+            remarks.append("warning: the checkpoint has nothing but tensors: what else the method learns starts again")
+        require_weights(state["weights"], expected, "training.weights")
+        require_weights(content[self.files.weights_key], own[self.files.weights_key], self.files.weights_key)
+        optimizer = content[self.files.optimizer_key]
+        require_keys(optimizer, {"state": None, "param_groups": None}, "optimizer")
+        require_optimizer_options(optimizer["param_groups"], self.optimizer)
+        self._check_optimizer(optimizer, state["weights"])
+        require_keys(state["scaler"], own["training"]["scaler"], "scaler")
+        require_finite(state["scaler"], "scaler")
+        if type(state["seconds"]) is not float or not 0 <= state["seconds"] < math.inf:
+            raise MismatchError(f"it says that {state['seconds']!r:.40} seconds have passed")
+        require_history(state["history"], epoch, self.columns)
+        selection = type(self.selection)()
+        for line in state["history"]:
+            selection.update(line)
+        if state["accuracies"] != dataclasses.asdict(selection):
+            raise MismatchError("its accuracies are not those of its history")
+        if self.files.accuracy_key and content[self.files.accuracy_key] != selection.best:
+            raise MismatchError(f"'{self.files.accuracy_key}' is not the best accuracy of its history")
+        return selection
+
+    def _check_optimizer(self, state: Any, weights: dict[str, Any] | None) -> None:
+        """Whether the optimizer can have had this state.
+
+        Args:
+            state: its state dict.
+            weights: of the method at the same moment; a parameter that training has not moved needs no state. None for
+                the state of another run.
+
+        Raises:
+            MismatchError: it cannot.
+        """
+        names = {id(parameter): name for name, parameter in self.method.named_parameters()}
+        unmoved = None
+        if weights is not None:
+            trained = enumerate(parameters_of(self.optimizer))
+            unmoved = {i for i, p in trained if torch.equal(weights[names[id(p)]], p.detach())}
+        template = stepped_template(self.optimizer, self.step.optimization.make_optimizer)
+        require_optimizer_state(state, self.optimizer, template, unmoved)
+
+    def _trained_state(self) -> dict[str, Any]:
+        """State of the method without what is frozen."""
+        left_out = {id(module) for module in self.method.frozen_modules()}
+        frozen = tuple(f"{name}." for name, module in self.method.named_modules() if id(module) in left_out)
+        return {k: v for k, v in self.method.state_dict().items() if not k.startswith(frozen)}
+
+    def _content(self, finished: int) -> dict[str, Any]:
+        """A checkpoint of `finished` epochs."""
+        content = {
+            **self.files.constants,
+            "epoch": finished,
+            self.files.weights_key: self.method.student.state_dict(),
+            self.files.optimizer_key: self.optimizer.state_dict(),
+            "training": {
+                "weights": self._trained_state(),
+                "scaler": self.step.scaler.state_dict(),
+                "accuracies": dataclasses.asdict(self.selection),
+                "history": self.history,
+                "seconds": self.seconds,
+                "settings": self.settings,
+            },
+        }
+        if self.files.accuracy_key:
+            content[self.files.accuracy_key] = self.selection.best
+        return content
+
+
+def _with(key: str, value: Any) -> str:
+    """A setting in words."""
+    return f"without {key}" if value is None else f"with {key} = {value}"

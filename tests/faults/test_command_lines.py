@@ -1,0 +1,163 @@
+"""Absurd numbers in flags, and an environment that is half set: one line, exit 2, nothing written."""
+
+import importlib
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.checkout import git
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, resolve_path
+from common.errors import UserError
+from common.training.runtime import add_runtime_flags, resolve_device, runtime_from
+from mtkd_rl.train_baseline import visible_gpus
+
+RUNTIME = ("--seed", "--limit-train-batches", "--limit-eval-batches", "--num-threads")
+COUNTS = {
+    "tfkd.main": (*RUNTIME, "--epochs", "-warm", "--num_class", "--image-size"),
+    "tfkd.evaluate": ("--limit-eval-batches", "--num-threads", "--num_class", "--image-size"),
+    "mtkd_rl.train_baseline": (*RUNTIME, "--epochs", "--batch_size", "--num_workers", "--lr_decay_epochs"),
+    "mtkd_rl.train_student_avg": (*RUNTIME, "--epochs", "-b", "--kd-T", "-j", "--milestones", "--gpu", "--rank"),
+    "mtkd_rl.train_student_rl": ("--agent-step", "--world-size"),
+    "mlkd.train": (*RUNTIME, "-e", "-b", "-s", "--world-size", "--workers", "--image-size"),
+    "mlkd.train_teacher": ("-e", "-b", "-s", "--world-size"),
+    "mlkd.calibrate": ("-e", "-b"),
+    "edkd.tools.train": (*RUNTIME, "--epochs"),
+    "edkd.tools.eval": ("-bs", "--limit-eval-batches"),
+    "common.plan.__main__": ("--seeds", "--jobs", "--cpus-per-run"),
+    "common.data.synthetic.__main__": ("--train-per-class", "--test-per-class", "--classes", "--seed"),
+}
+REALS = {
+    "tfkd.main": ("--val-fraction",),
+    "mtkd_rl.train_baseline": ("--learning_rate", "--lr_decay_rate", "--weight_decay", "--momentum", "--val-fraction"),
+    "mtkd_rl.train_student_avg": ("--init-lr", "--wd", "--feat-weight"),
+    "mlkd.train": ("--mixup-alpha", "--cutmix-alpha", "--alpha", "--temperature"),
+    "mlkd.train_teacher": ("--lr", "--mixup-alpha", "--cutmix-alpha"),
+    "common.plan.__main__": ("--gpus-per-run",),
+}
+NO_COUNTS = ["-7", "9" * 5000, "1000000000000000000000", "nan", "inf", "1e3", "0x10", "1_0", "2.5", "", " ", "three"]
+NO_REALS = ["-1", "9" * 5000, "1e999", "nan", "inf", "-inf", "0x10", "", "three"]
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "value"),
+    [
+        *((script, flag, value) for script, flags in COUNTS.items() for flag in flags for value in NO_COUNTS),
+        *((script, flag, value) for script, flags in REALS.items() for flag in flags for value in NO_REALS),
+    ],
+)
+def test_absurd_numbers_are_one_line(script, flag, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"{flag}={value}"] if flag.startswith("--") else [flag, value]
+    monkeypatch.setattr(sys, "argv", ["script", *words])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert (errors.count("error: "), len(errors.splitlines()) <= 3, len(errors) < 1500) == (1, True, True)
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+HALF_SET = {
+    "a rank alone": {"RANK": "0"},
+    "a number of ranks alone": {"WORLD_SIZE": "2"},
+    "no number": {"RANK": "first", "WORLD_SIZE": "2"},
+    "below zero": {"RANK": "-1", "WORLD_SIZE": "2"},
+    "beyond the number of ranks": {"RANK": "2", "WORLD_SIZE": "2"},
+    "no place to meet": {"RANK": "0", "WORLD_SIZE": "2"},
+    "no port": {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+    "a port that is none": {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "http"},
+    "a local rank that is none": {"LOCAL_RANK": "x"},
+    "thousands of digits": {"RANK": "9" * 5000, "WORLD_SIZE": "2"},
+}
+
+
+@pytest.mark.parametrize("case", HALF_SET)
+def test_variables_of_processes_that_are_half_set(case, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in HALF_SET[case].items():
+        monkeypatch.setenv(name, value)
+    parser = ArgumentParser()
+    add_runtime_flags(parser)
+    with pytest.raises(UserError) as caught, runtime_from(parser.parse_args(["--device", "cpu"])):
+        pass
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
+
+
+def test_a_lone_process_with_a_rank_says_what_is_wrong(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+    @cli_main
+    def main() -> None:
+        raise UserError("what is wrong")
+
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err == "error: what is wrong\n"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "visible", "left"),
+    [("1", None, "1"), ("1", "4,6", "6"), ("0,1", "4,6", "4,6"), ("0", "GPU-1a2b", "GPU-1a2b"), ("1", "2,3,7", "3")],
+)
+def test_gpus_are_chosen_among_those_that_a_scheduler_left(chosen, visible, left):
+    assert visible_gpus(chosen, visible) == left
+
+
+@pytest.mark.parametrize(("chosen", "visible"), [("2", "4,6"), ("0", ""), ("x", None), ("-1", "4"), ("9" * 50, "4")])
+def test_gpus_are_never_more_than_a_scheduler_left(chosen, visible):
+    with pytest.raises(UserError, match="--gpu_id"):
+        visible_gpus(chosen, visible)
+
+
+def test_home_after_an_equals_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = ArgumentParser()
+    parser.add_argument("--data-dir")
+    parser.add_argument("--trial")
+    args = parser.parse_args(["--data-dir=~/data", "--trial", "~"])
+    assert (args.data_dir, args.trial) == (str(tmp_path / "data"), "~"), "as shells do with words of their own"
+    assert resolve_path("~/data", "tfkd") == tmp_path / "data"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_terminals_that_are_not_utf8(encoding, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    cli_main(lambda: print("12.50 ± 0.10 † ≈ \udcff"))()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    output.flush()
+    assert output.buffer.getvalue().startswith(b"12.50 ")
+
+
+def test_apples_gpus_are_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device mps: PyTorch sees no GPU of Apple's here"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists() or os.getuid() != 0, reason="needs a checkout, and to be root")
+def test_another_users_checkout_has_its_commit(tmp_path: Path):
+    place = tmp_path / "checkout"
+    git(REPOSITORY, "clone", "--quiet", "--bare", str(REPOSITORY), str(place))
+    for path in (place, *place.rglob("*")):
+        os.chown(path, 12345, 12345)
+    assert git(place, "describe", "--always").strip()

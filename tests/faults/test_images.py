@@ -1,0 +1,272 @@
+"""Images and folders of images: what torchvision reads is read, right; nothing is dropped or invented in silence."""
+
+import io
+import os
+import random
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.data import Normalization, load_dataset
+from common.data.image_files import ImageFileLoader, load_image_files
+from common.data.images import list_images, read_image
+from common.errors import UserError
+
+RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)  # what gray images show, from 0 to 252
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (8, 8), value: int = 90) -> Image.Image:
+    return Image.new("RGB", size, (value, value, value)).convert(mode)
+
+
+def deep(dtype: str) -> Image.Image:
+    return Image.fromarray(RAMP.astype(np.uint16).astype(dtype) * 257)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, rows: bytes, *, kind: int = 0, bits: int = 8) -> bytes:
+    head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+DEEP_GRAY = {
+    "png": ("x.png", saved(deep("<u2"), "PNG")),
+    "tiff": ("x.tif", saved(deep("<u2"), "TIFF")),
+    "tiff, big endian": ("x.tiff", saved(Image.fromarray(RAMP.astype(">u2") * 257), "TIFF")),
+    "pgm": ("x.pgm", b"P5 8 8 65535\n" + (RAMP.astype(">u2") * 257).tobytes()),
+}
+
+
+@pytest.mark.parametrize("name", DEEP_GRAY)
+def test_deep_gray_keeps_its_brightness(name, tmp_path):
+    file, content = DEEP_GRAY[name]
+    (tmp_path / file).write_bytes(content)
+    pixels = np.asarray(read_image(tmp_path / file))
+    assert np.array_equal(pixels, np.repeat(RAMP[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"])
+def test_what_torchvision_reads_is_read_alike(mode, suffix, tmp_path):
+    from torchvision.datasets.folder import default_loader
+
+    file = tmp_path / f"x{suffix}"
+    try:
+        picture(mode).save(file)
+    except (OSError, ValueError, KeyError):
+        pytest.skip("a format without this mode")
+    assert np.array_equal(np.asarray(read_image(file)), np.asarray(default_loader(str(file))))
+    assert list_images(tmp_path, Counter()) == [file]
+
+
+GOOD_PNG, GOOD_JPEG = saved(picture(), "PNG"), saved(picture(size=(64, 64)), "JPEG")
+BAD = {
+    "nothing.png": b"",
+    "text.png": b"not an image",
+    "signature.png": b"\x89PNG\r\n\x1a\n",
+    "cut.png": GOOD_PNG[: len(GOOD_PNG) - 30],
+    "checksum.png": GOOD_PNG.replace(b"IDAT", b"IDAU"),
+    "cut.jpg": GOOD_JPEG[:300],
+    "header.jpg": GOOD_JPEG[:20],
+    "cut.webp": saved(picture(), "WEBP")[:30],
+    "cut.tif": saved(picture(), "TIFF")[:150],
+    "bomb.png": png(100_000, 100_000, b""),
+    "long.png": png(2_000_000_000, 1, b""),
+    "no rows.png": png(0, 5, b""),
+    "text bomb.png": GOOD_PNG.replace(b"IEND", b"zTXt") + chunk(b"zTXt", b"a\0\0" + zlib.compress(b"a" * 80_000_000)),
+    "narrow.png": png(1, 1000, b"\0\0" * 1000),
+    "bits.png": png(8, 8, b"", bits=77),
+    "float.tif": saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
+    "int32.tif": saved(Image.fromarray(np.ones((8, 8), np.int32)), "TIFF"),
+    "no numbers.ppm": b"P6 a b 255\n",
+    "too large a number.ppm": b"P6 " + b"9" * 5000 + b" 8 255\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_named(name, tmp_path):
+    (tmp_path / name).write_bytes(BAD[name])
+    with pytest.raises(UserError, match=f"cannot read image .*{name}: ") as caught:
+        read_image(tmp_path / name)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [GOOD_PNG, GOOD_JPEG, saved(picture(), "TIFF"), saved(picture(), "WEBP")])
+def test_damage_anywhere_is_an_image_or_one_line(content, tmp_path):
+    draws, refused = random.Random(0), []
+    for _ in range(100):
+        damaged = bytearray(content)
+        for _ in range(draws.randint(1, 20)):
+            damaged[draws.randrange(len(damaged))] = draws.randrange(256)
+        (tmp_path / "x.png").write_bytes(damaged)
+        try:
+            read_image(tmp_path / "x.png")
+        except UserError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(line.startswith(f"cannot read image {tmp_path / 'x.png'}: ") for line in refused)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """An image folder of two classes."""
+    place = tmp_path / "pets"
+    for part, count in (("train", 3), ("val", 2)):
+        for number, name in enumerate(("cat", "dog")):
+            (place / part / name).mkdir(parents=True)
+            for i in range(count):
+                picture(value=100 * number + i).save(place / part / name / f"{i}.png")
+    return place
+
+
+LOADERS = {
+    "in memory": lambda place, **options: load_dataset(place.name, place.parent, **options),
+    "as files": lambda place, **options: load_image_files(place.name, place.parent, **options),
+}
+
+
+@pytest.fixture(params=LOADERS)
+def load(request):
+    return LOADERS[request.param]
+
+
+def test_nothing_is_invented_or_dropped_in_silence(folder, load):
+    before = load(folder)
+    assert before.messages == ()
+    picture().save(folder / "train/cat/more.tif")
+    (folder / "train/dog/deep/deeper").mkdir(parents=True)
+    picture().save(folder / "train/dog/deep/deeper/x.ppm")
+    picture().save(folder / "train/dog/.hidden.png")
+    (folder / "train/.git").mkdir()
+    picture().save(folder / "train/.git/x.png")
+    (folder / "train/dog/notes.txt").touch()
+    (folder / "train/README").touch()
+    os.mkfifo(folder / "val/cat/pipe.png")
+    (folder / "val/cat/nowhere.png").symlink_to("nothing")
+    (folder / "val/cat/circle").symlink_to("..")
+    data = load(folder)
+    assert data.classes == ("cat", "dog")
+    assert data.train.targets.tolist() == [0] * 4 + [1] * 4
+    (message,) = data.messages
+    for part in ("6 files ignored", "2 hidden", "2 links to nowhere, pipes", "1 .txt", "1 outside of class folders"):
+        assert part in message
+
+
+def test_a_class_without_images_is_refused(folder, load):
+    (folder / "train/axolotl").mkdir()
+    (folder / "train/axolotl/notes.txt").touch()
+    with pytest.raises(UserError, match=r"no images .* in the class axolotl"):
+        load(folder)
+
+
+def test_one_class_is_refused(folder, load):
+    for part in ("train", "val"):
+        for file in (folder / part / "dog").iterdir():
+            file.unlink()
+        (folder / part / "dog").rmdir()
+    with pytest.raises(UserError, match="has 1 class"):
+        load(folder)
+
+
+def test_names_that_are_not_utf8(folder, load):
+    for part in ("train", "val"):
+        os.rename(folder / part / "dog", os.fsencode(folder / part) + b"/do\xff")
+    data = load(folder)
+    assert os.fsencode(data.classes[1]) == b"do\xff"
+    Path(os.fsdecode(os.fsencode(folder) + b"/train/do\xff/0.png")).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"do\\xff/0.png: it is no image"):
+        load_dataset("pets", folder.parent)
+
+
+def swap(folder: Path) -> None:
+    a, b = folder / "train/cat/0.png", folder / "train/dog/0.png"
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+
+
+def invert(folder: Path) -> None:
+    content = bytearray((folder / "val/dog/1.png").read_bytes())
+    content[60] ^= 255
+    (folder / "val/dog/1.png").write_bytes(content)
+
+
+def with_old_times(folder: Path) -> None:
+    file = folder / "train/cat/0.png"
+    times = file.stat()
+    swap(folder)
+    for changed in (file, folder / "train/dog/0.png"):
+        os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES = {
+    "contents swapped": swap,
+    "a byte": invert,
+    "contents swapped, times kept": with_old_times,
+    "a name": lambda folder: (folder / "train/cat/0.png").rename(folder / "train/cat/00.png"),
+    "a label": lambda folder: (folder / "train/cat/0.png").rename(folder / "train/dog/9.png"),
+    "a label, by another file's name": lambda folder: [
+        (folder / "train/cat").rename(folder / "train/x"),
+        (folder / "train/dog").rename(folder / "train/cat"),
+        (folder / "train/x").rename(folder / "train/dog"),
+    ],
+    "one image less": lambda folder: (folder / "val/cat/0.png").unlink(),
+    "from one part to the other": lambda folder: (folder / "val/cat/0.png").rename(folder / "train/cat/9.png"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_fingerprint_changes_with_any_byte_or_label(change, folder):
+    load = LOADERS["as files"]
+    before = load(folder).fingerprint
+    assert load(folder).fingerprint == before
+    CHANGES[change](folder)
+    assert load(folder).fingerprint != before
+
+
+def test_contents_are_digested_once(folder, load, monkeypatch):
+    before = load(folder).fingerprint
+    monkeypatch.setattr("common.data.images._digests", lambda files: pytest.fail("read again"))
+    assert load(folder).fingerprint == before
+    monkeypatch.undo()
+    for file in (folder.parent / ".cache").iterdir():
+        file.write_bytes(b"damaged")
+    assert load(folder).fingerprint == before
+
+
+def test_bad_images_are_left_out_on_demand(folder, load):
+    whole = load(folder)
+    (folder / "train/cat/1.png").write_bytes(b"damaged")
+    data = load(folder, skip_bad=True)
+    assert len(data.train) == len(whole.train) - 1
+    assert data.messages == (f"pets: 1 images cannot be read and are skipped, such as {folder / 'train/cat/1.png'}",)
+    assert data.fingerprint != whole.fingerprint
+    assert data.train.targets.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_met_by_a_worker_is_one_line(folder, workers):
+    data = load_image_files("pets", folder.parent)
+    (folder / "train/cat/1.png").write_bytes(b"damaged")
+    batches = ImageFileLoader(data.train, 2, Normalization((0,) * 3, (1,) * 3), size=8, workers=workers, train=True)
+    with pytest.raises(UserError) as caught:
+        list(batches.epoch(0))
+    assert str(caught.value) == (
+        f"cannot read image {folder / 'train/cat/1.png'}: it is no image of a known format "
+        "(--skip-bad-images leaves such images out)"
+    )

@@ -1,0 +1,204 @@
+"""Searches over hyperparameters: what is tried, that trials are blind to the test split, and what is made of them."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from common.errors import UserError
+from common.plan.plan import PlannedRun
+from common.plan.sweep import Axis, Grid, equal_trials, parse_axes, parse_axis, rungs
+from tests.plan.test_runner import ALONE, Plan
+
+SWEEPS = "out/smoke/sweeps"
+
+
+@pytest.fixture
+def plan(tmp_path):
+    made = Plan(tmp_path)
+    made.set("base/alone", alpha=1, beta=1)
+    made.set("kd/student", alpha=1, beta=1, teacher="teachers/best")
+    return made
+
+
+def grid(name: str, *axes: Axis) -> Grid:
+    run = PlannedRun("stub", name, ("main.py",), "cifar100")
+    return Grid(run, axes, {axis.key: 2 for axis in axes})
+
+
+def test_axes():
+    assert parse_axis("KD.TEMPERATURE=2, 4,8") == Axis("KD.TEMPERATURE", ("2", "4", "8"))
+    assert parse_axis("--kd_T=4") == Axis("--kd_T", ("4",))
+    interval = parse_axis("alpha=0.01:10:log")
+    assert (interval.key, interval.low, interval.high, interval.is_logarithmic) == ("alpha", 0.01, 10, True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["KD.TEMPERATURE="], "the grid is empty"),
+        (["KD.TEMPERATURE"], "give KEY=VALUE"),
+        (["=2"], "give KEY=VALUE"),
+        (["a=1,,2"], "a value is empty or stands twice"),
+        (["a=1,1"], "a value is empty or stands twice"),
+        (["a=1", "a=2"], "the key a is given twice"),
+        (["a=2:1"], "an interval is LOW:HIGH"),
+        (["a=0:1:log"], "an interval is LOW:HIGH"),
+        (["a=x:y"], "an interval is LOW:HIGH"),
+    ],
+)
+def test_bad_axes(texts, words):
+    with pytest.raises(UserError, match=words):
+        parse_axes(texts)
+
+
+def test_grids_are_tried_whole_and_in_order():
+    both = grid("a", parse_axis("x=1,2"), parse_axis("y=3,4"))
+    assert both.combinations() == [(("x", x), ("y", y)) for x in "12" for y in "34"]
+    assert both.is_published((("x", "2"), ("y", "2.0")))
+    assert not both.is_published((("x", "2"), ("y", "4")))
+
+
+def test_methods_get_as_many_trials():
+    """The larger grid is drawn from, the same each time."""
+    small, large = grid("small", parse_axis("x=1,2,4")), grid("large", parse_axis("y=1,2,3,4,5"))
+    trials = equal_trials([small, large], None, seed=0)
+    assert trials == equal_trials([small, large], None, seed=0)
+    assert {key: len(found) for key, found in trials.items()} == {small.run.key: 3, large.run.key: 3}
+    assert trials[small.run.key] == small.combinations()
+    assert set(trials[large.run.key]) < set(large.combinations())
+    assert len(set(equal_trials([small, large], 2, seed=0)[large.run.key])) == 2
+    with pytest.raises(UserError, match="the smallest grid has 3"):
+        equal_trials([small, large], 4, seed=0)
+
+
+def test_intervals_are_drawn_from():
+    interval = grid("a", parse_axis("x=0.1:10:log"), parse_axis("y=1,2"))
+    drawn = equal_trials([interval], 20, seed=0)[interval.run.key]
+    values = [float(dict(combination)["x"]) for combination in drawn]
+    assert len(set(drawn)) == 20
+    assert all(0.1 <= value <= 10 for value in values)
+    assert 4 < sum(value < 1 for value in values) < 16, "by the logarithm"
+    with pytest.raises(UserError, match="say how often"):
+        equal_trials([interval], None, seed=0)
+
+
+def test_rungs():
+    assert rungs(240, None) == [240]
+    assert rungs(27, 3) == [1, 3, 9, 27]
+    assert rungs(20, 2) == [1, 2, 5, 10, 20]
+    with pytest.raises(UserError, match="no earlier epoch"):
+        rungs(2, 3)
+
+
+def test_chosen_by_validation_alone_and_tested_beside_the_published_values(plan):
+    arguments = ["--sweep", "alpha=0,1,2", "--cells", "base/alone", "--cells", "kd/student", "--seeds", "0,1"]
+    code, output = plan.run(*arguments)
+    assert code == 0, output
+    assert "chosen by validation: base/alone: alpha 2" in output, "the test split, which nobody looked at, has it worse"
+    root = plan.root / SWEEPS / "base_alone"
+    for alpha in "012":
+        run = json.loads((root / f"trial/alpha={alpha}/stub" / ALONE / "run.json").read_text())
+        assert run["accuracy"] is None
+        assert {"--no-test", "--val-fraction", "0.1"} <= set(run["command"])
+        params = json.loads((root / f"trial/alpha={alpha}/stub" / ALONE / "params.json").read_text())
+        assert (params["alpha"], params["beta"]) == (int(alpha), 1)
+    for place, alpha in (("published", 1), ("alpha=2", 2)):
+        for seed in (0, 1):
+            run = json.loads((root / f"tested/{place}/seed_{seed}/stub" / ALONE / "run.json").read_text())
+            assert not {"--no-test", "--val-fraction"} & set(run["command"])
+            assert run["accuracy"]["last"] == 11.25 + seed - alpha
+    tables = (plan.root / SWEEPS / "tables.md").read_text()
+    assert tables in output
+    assert "| base/alone | 3      | alpha 2 |" in tables
+    assert "| 52.00 | 10.75 ± 0.71 | 9.75 ± 0.71 | -1.00 (-1.00 to -1.00) |" in " ".join(tables.split())
+    assert "| base/alone − kd/student | +0.00 | +0.00 | +0.00 |" in " ".join(tables.split())
+
+    code, output = plan.run(*arguments)
+    assert (code, "started" in output) == (0, False), "everything is there already"
+    code, output = plan.run(*[a.replace("0,1,2", "0,1,2,3") for a in arguments])
+    assert code == 0
+    assert output.count("started") == 2 * (1 + 2), "a larger grid: one trial, and its test, of each"
+
+
+def test_what_is_chosen_is_the_published_setting(plan):
+    code, output = plan.run("--sweep", "alpha=0,1", "--cells", "base/alone")
+    assert code == 0, output
+    assert "alpha 1 (as published)" in output
+    assert "0, the same runs" in output
+    assert not (plan.root / SWEEPS / "base_alone/tested/alpha=1").exists()
+
+
+def test_trials_of_which_one_fails(plan):
+    plan.set("base/alone", alpha=1, fails=False)
+    code, output = plan.run("--sweep", "fails=1,0", "--sweep", "alpha=0,3", "--cells", "base/alone")
+    assert code == 1
+    assert "FAILED stub base/alone: trial fails 1, alpha 0" in output
+    assert "chosen by validation: base/alone: fails 0, alpha 3" in output
+    assert "| fails 1, alpha 3 | failed | – | |" in " ".join(output.split())
+
+
+def test_successive_halving_compares_early_and_goes_on_with_the_best(plan):
+    """Three epochs, factor 3: all after one epoch, the best of them to the end; a late loss is not seen in between."""
+    code, output = plan.run("--sweep", "alpha=0,1,2", "--halving", "3", "--cells", "base/alone")
+    assert code == 0, output
+    root = plan.root / SWEEPS / "base_alone/trial"
+    found = {a: json.loads((root / f"alpha={a}/stub" / ALONE / "run.json").read_text()) for a in "012"}
+    assert [(run["status"], run["epochs_done"]) for run in found.values()] == [("stopped", 1)] * 2 + [("done", 3)]
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert "| alpha 2 | 52.00 | 3 | chosen |" in lines
+    assert "| alpha 0 | 50.00 | 1 | |" in lines
+
+
+def test_dry_run_says_how_many_trials_and_does_nothing(plan):
+    code, output = plan.run("--sweep", "alpha=0,1,2", "--cells", "kd/student", "--dry-run")
+    assert code == 0
+    assert "search: kd/student: 3 trials" in output
+    assert "runs: 12 to do" in output, "three trials, three seeds of two settings, three teachers"
+    assert "estimate of what remains" in output
+    assert not (plan.root / "out").exists()
+    code, output = plan.run("--sweep", "alpha=0,1,2", "--cells", "kd/student", "--dry-run", "--halving", "3")
+    assert code == 0
+    assert "compared after 1, 3 epochs; one in 3 goes on" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sweep", "gamma=1,2", "--cells", "base/alone"], "none of the chosen runs has the key gamma"),
+        (["--sweep", "alpha=", "--cells", "base/alone"], "the grid is empty"),
+        (["--sweep", "alpha=1,2", "--seeds", "0", "--cells", "base/alone"], "one seed shows no spread"),
+        (["--sweep", "alpha=1,2", "--cells", "base/*"], "base/teacher has none of the keys alpha"),
+        (["--sweep", "alpha=1,2", "--trials", "3", "--cells", "base/alone"], "the smallest grid has 2"),
+        (["--halving", "1", "--sweep", "alpha=1,2"], "keeps every trial"),
+        (["--trials", "3"], "are for a search"),
+        (["--sweep", "alpha=1,2", "--cells", "nowhere"], "no experiment or cell answers to 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line(plan, arguments, words):
+    code, output = plan.run(*arguments, "--dry-run")
+    assert code == 2
+    assert words in output
+    assert output.count("\n") == 1
+
+
+def test_the_spread_of_an_interval_is_finite():
+    assert math.isinf(grid("a", parse_axis("x=0:1")).size)
+
+
+def test_a_key_may_be_a_flag_of_the_script():
+    """The plans of all papers: keys of YAML files and of `params.json`, and flags."""
+    command = [sys.executable, "-m", "common.plan", "--budget", "tenth", "--seeds", "0,1", "--dry-run"]
+    searches = {
+        "ShuffleV2 MTKD-RL": ("--kd_T=2,4", "--kd_T 2 --val-fraction 0.1 --no-test"),
+        "cifar100/dkd/res56_res20": ("DKD.BETA=1,2", "DKD.BETA 1 --val-fraction 0.1 --no-test"),
+        "kd_experiments/mobilenet_v2_distill/resnet18_teacher": ("alpha=0.1,0.9", "--val-fraction 0.1 --no-test"),
+        "oxford-iiit ensemble": ("--temperature=1,10", "--temperature 1 --no-test"),
+    }
+    for cell, (sweep, words) in searches.items():
+        ended = subprocess.run([*command, "--sweep", sweep, "--cells", cell], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert f"search: {cell}: 2 trials" in ended.stdout
+        assert words in ended.stdout

@@ -1,0 +1,102 @@
+"""`--method FILE.py:CLASS`: a method of one's own belongs to the experiment, and its errors are told as such."""
+
+import json
+import re
+
+import pytest
+
+from common.results.records import measure_all, read_runs
+from tests.processes import CNN
+
+METHOD = """
+import torch.nn.functional as F
+from common.training.method import Method, StepOutput
+
+
+class Mine(Method):
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images, targets, indices, epoch):
+        logits = self.student(images)
+        return StepOutput(logits, {"cross_entropy": WEIGHT * F.cross_entropy(logits, targets)})
+
+
+WEIGHT = 1.0
+"""
+
+
+@pytest.fixture
+def run(workspace, call):
+    """Trains an epoch by a file with a method in it."""
+    workspace.experiment(CNN)
+
+    def train(text: str, *flags: str, name: str = "mine.py"):
+        (workspace.root / name).write_text(text)
+        limits = ["--epochs", "1", "--limit-train-batches", "2", "--limit-eval-batches", "1"]
+        return call(workspace.arguments(CNN, *limits, "--method", f"{name}:Mine", *flags))
+
+    return train
+
+
+def test_two_versions_of_a_file_are_two_experiments(run, workspace):
+    first = run(METHOD, name="a.py")
+    assert first.code == 0, first.stderr
+    place = workspace.root / "experiments" / CNN / "Mine"
+    record = json.loads((place / "run.json").read_text())
+    assert str(workspace.root / "a.py") in record["details"]["own_files"]
+
+    changed = METHOD.replace("WEIGHT = 1.0", "WEIGHT = 2.0")
+    refused = run(changed, name="b.py")
+    assert refused.code == 2
+    assert re.search(r"holds a finished run of .* with own_code = '\w{16}', not '\w{16}'", refused.stderr)
+    assert run(METHOD, "--resume", name="a.py").code == 0
+    assert run(changed, "--resume", name="a.py").code == 2
+
+    assert run(changed, "--seed", "1", "--overwrite", name="c.py").code == 0
+    ((_, experiments),) = measure_all(read_runs([workspace.root])[0]).items()
+    ((_, group),) = experiments.items()
+    assert len(group.runs) == 1  # the version set aside is in no mean
+
+
+def test_versions_in_two_places_are_not_averaged(run, workspace):
+    for seed, (text, name) in enumerate([(METHOD, "a.py"), (METHOD.replace("1.0", "2.0"), "b.py"), (METHOD, "c.py")]):
+        assert run(text, "--seed", str(seed), name=name).code == 0
+        directory = workspace.root / "experiments" / CNN / "Mine"
+        directory.rename(workspace.root / f"kept_{seed}")
+    ((_, experiments),) = measure_all(read_runs([workspace.root])[0]).items()
+    ((_, group),) = experiments.items()
+    assert [record.seed for record in group.runs] == [0, 2]
+    assert group.superseded == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("WEIGHT = 1.0", "import nothing_like_this", 16, "ModuleNotFoundError"),
+        ("WEIGHT = 1.0", "WEIGHT = ", 16, "SyntaxError"),
+        ("(self, student)", "(self, student, alpha)", 6, "missing 1 required positional argument: 'alpha'"),
+        ("super().__init__()\n", "super().__init__()\n        1 / 0\n", 9, "ZeroDivisionError"),
+    ],
+)
+def test_errors_before_the_run_name_file_and_line(old, new, line, message, run, workspace):
+    ended = run(METHOD.replace(old, new))
+    assert ended.code == 2
+    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*mine\.py:{line}[^\n]*\n", ended.stderr), ended.stderr
+    assert not list(workspace.root.rglob("run.json"))
+
+
+def test_errors_in_training_name_file_and_line(run, workspace):
+    ended = run(METHOD.replace("WEIGHT * F", "nothing * F"))
+    assert ended.code == 1
+    assert re.fullmatch(r"error: [^\n]*NameError[^\n]*mine\.py:13, in forward\) \(traceback in [^\n]*\n", ended.stderr)
+    assert "Traceback (most recent call last)" in next(workspace.root.rglob("train.log")).read_text()
+    assert json.loads(next(workspace.root.rglob("run.json")).read_text())["status"] == "failed"
+
+
+def test_no_python_file(run, workspace, call):
+    (workspace.root / "notes.txt").write_text(METHOD)
+    ended = call(workspace.arguments(CNN, "--method", "notes.txt:Mine"))
+    assert ended.code == 2
+    assert "notes.txt is no Python file" in ended.stderr

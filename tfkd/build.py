@@ -1,0 +1,83 @@
+"""Which method the flags and the parameters ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common.data import Dataset
+from common.errors import UserError
+from common.models import Network
+from common.own_code import construct
+from common.training.method import Method, load_method
+from common.training.teachers import TeacherCheckpoint
+from tfkd.experiment import PAPER, build_network, resolve_num_classes
+from tfkd.losses import regularization_scale
+from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
+from tfkd.params import Params
+from tfkd.teachers import find_teacher
+
+
+def load_teacher(teacher: TeacherCheckpoint, params: Params, file: Path, num_classes: int) -> Network:
+    """The network of a teacher, with its weights."""
+    network = build_network(teacher.name, params, file, num_classes)
+    teacher.load_into(network)
+    return network
+
+
+def build_method(
+    args: argparse.Namespace, model_dir: Path, params: Params, data: Dataset
+) -> tuple[Method, list[TeacherCheckpoint]]:
+    """The method that flags and params ask for, and its teacher.
+
+    Raises:
+        UserError: flags that do not go together, a key or a teacher that is missing.
+    """
+    file = model_dir / "params.json"
+    num_classes = resolve_num_classes(args.num_class, data)
+    student = build_network(params.student, params, file, num_classes)
+    if args.double_training:
+        if params.has_teacher:
+            raise UserError(
+                f"--double_training takes no teacher, but {file} names {params.teacher}: "
+                "give a base_experiments directory"
+            )
+        find_teacher(params.student, model_dir).load_into(student)
+    if not params.has_teacher:
+        for flag in ("self_training", "pt_teacher"):
+            if getattr(args, flag):
+                raise UserError(f"--{flag} needs a teacher, and {file} names none: give a kd_experiments directory")
+        if args.regularization:
+            keys = params.require(file, "--regularization", "reg_alpha", "reg_temperature", "multiplier")
+            method = Regularization(
+                student, keys["reg_alpha"], keys["reg_temperature"], keys["multiplier"], form=args.loss_form
+            )
+            return method, []
+        if args.label_smoothing:
+            scale = 1.0
+            if args.matched_scale:
+                keys = params.require(file, "--matched_scale", "reg_alpha", "multiplier")
+                scale = regularization_scale(keys["reg_alpha"], keys["multiplier"], num_classes, form=args.loss_form)
+            return LabelSmoothing(student, form=args.loss_form, scale=scale), []
+        return _own_method(args.method, student) if args.method else Baseline(student), []
+
+    for flag in ("regularization", "label_smoothing"):
+        if getattr(args, flag):
+            raise UserError(
+                f"--{flag} takes no teacher, but {file} names {params.teacher}: give a base_experiments directory"
+            )
+    keys = params.require(file, "distillation", "alpha", "temperature")
+    if args.self_training:
+        if params.teacher != params.student:
+            raise UserError(f"--self_training: in {file} {params.student} is taught by {params.teacher}, not by itself")
+        keys |= params.require(file, "--self_training", "multiplier")
+    found = find_teacher(params.teacher, model_dir, args.pt_teacher)
+    teacher = load_teacher(found, params, file, num_classes)
+    if args.method:
+        return _own_method(args.method, student, teacher), [found]
+    return Distillation(student, teacher, **keys, form=args.loss_form), [found]
+
+
+def _own_method(source: str, *networks: Network) -> Method:
+    """The method of `--method FILE.py:CLASS`."""
+    return construct(source, load_method(source, PAPER), *networks)
