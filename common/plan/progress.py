@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,7 @@ class Display:
     def _write(self, verdict: str, task: Task, details: str) -> None:
         count = f"[{self.finished:{len(str(self.total))}}/{self.total}]"
         self._bar.write(f"{count} {verdict:8} {task.name}{details and ': '}{details}")
+        sys.stdout.flush()  # a log that somebody follows shows it now
 
     def refresh(self, running: Mapping[Task, float]) -> None:
         """Show the last log line of each running task; `running` tells when it started."""

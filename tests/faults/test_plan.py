@@ -81,7 +81,7 @@ def test_the_same_plan_twice_at_once_waits_and_fails_nothing(plan):
             break
     go.touch()
     for process in (first, second):
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         assert last_line(output).startswith("2 of 2 runs done")
         assert "FAILED" not in output

@@ -73,7 +73,7 @@ class Plan:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
     def workspace(self, seed: int = 0) -> Path:
@@ -144,7 +144,7 @@ def test_stopped_at_any_time_and_started_again(plan, number, tmp_path):
         time.sleep(0.05)
     time.sleep(0.3)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
     assert "the same command goes on from here" in output
     record = json.loads((plan.workspace() / ALONE / "run.json").read_text())
@@ -168,7 +168,7 @@ def test_killed_and_started_again_it_ends_with_the_same_table(plan, tmp_path):
     time.sleep(0.3)
     process.kill()
     os.kill(int((plan.workspace() / ALONE / "pid.txt").read_text()), signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert json.loads((plan.workspace() / ALONE / "run.json").read_text())["status"] == "running"
 
     plan.set("base/alone")
@@ -194,7 +194,7 @@ def test_a_second_ctrl_c_ends_what_does_not_stop(plan):
     time.sleep(0.5)
     assert process.poll() is None, "it waits for the run"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=300)
     assert process.returncode == 130
 
 
@@ -207,7 +207,7 @@ def test_a_killed_runner_takes_its_children_along(plan):
     while not record.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     while json.loads(record.read_text() or "{}").get("status") != "stopped":
         assert time.monotonic() < deadline
         time.sleep(0.05)
