@@ -158,8 +158,9 @@ class TestInTheLoop:
         plain, mixed = self.figures(tmp_path, monkeypatch), self.figures(tmp_path, monkeypatch, amp="bf16")
         for a, b in zip(plain, mixed, strict=True):
             assert a != b
-            for key in a.keys() - {"accuracy", "loss_kd"}:  # that one is small, and the difference of large ones
-                assert b[key] == pytest.approx(a[key], rel=0.05), key
+            for key in a.keys() - {"accuracy"}:
+                differences = ("loss_kd", "agent_loss")  # small ones, of large figures
+                assert b[key] == pytest.approx(a[key], rel=0.5 if key in differences else 0.05), key
 
     def test_an_epochs_figures_begin_at_nought(self, tmp_path):
         trainer = self.trainer(tmp_path)
