@@ -90,6 +90,7 @@ def _kind(low: int, high: int) -> str:
 
 
 positive_int, nonnegative_int = whole_number(1), whole_number(0)
+thread_count = process_count = whole_number(1, 1024)  # of one machine; far more end a process by a signal
 seed_number = whole_number(0, 2**63 - 1)
 
 
@@ -233,8 +234,8 @@ def resolve_path(path: str | Path, paper: str) -> Path:
     """Resolve a published path: against the working directory, then the paper's directory, then the repository root.
 
     Returns:
-        The first that exists; where none does, the one in the working directory.
+        The first that exists, be it a link to nowhere; where none does, the one in the working directory.
     """
     path = os.path.expanduser(path)
     candidates = [Path.cwd() / path, REPOSITORY / paper / path, REPOSITORY / path]
-    return next((c for c in candidates if c.exists()), candidates[0])
+    return next((c for c in candidates if os.path.lexists(c)), candidates[0])

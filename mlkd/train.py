@@ -20,6 +20,7 @@ from common.command_line import (
     plain_name,
     positive_float,
     positive_int,
+    process_count,
     real_number,
     resolve_path,
 )
@@ -70,7 +71,7 @@ METHOD_FLAGS = {"alpha": 1.0, "temperature": 10.0, "mixup_alpha": 1.0, "cutmix_a
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(prog="mlkd.py", description=__doc__)
     add = parser.add_argument
-    add("--world-size", type=positive_int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add("--world-size", type=process_count, default=1, metavar="N", help="processes on this machine, one a GPU")
     add_data_flags(parser)
     add_no_test_flag(parser)
     add("-e", "--epochs", type=positive_int, default=PUBLISHED_EPOCHS, help="how many to train")

@@ -13,7 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any di
 
 import torch
 
-from common.command_line import ArgumentParser, cli_main, nonnegative_float, plain_name, positive_float, positive_int
+from common.command_line import (
+    ArgumentParser,
+    cli_main,
+    nonnegative_float,
+    plain_name,
+    positive_float,
+    positive_int,
+    process_count,
+)
 from common.data.flags import add_no_test_flag, visible
 from common.training.evaluation import evaluate
 from common.training.launch import is_launched, launch_processes
@@ -38,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     add("-m", "--model", required=True, help="timm's name; a tag chooses the weights that training starts from")
     add("-n", "--name", type=plain_name, required=True, help="of the teacher's files")
     add("--no-pretrained", action="store_true", help="start from random weights, not from timm's")
-    add("--world-size", type=positive_int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add("--world-size", type=process_count, default=1, metavar="N", help="processes on this machine, one a GPU")
     add_data_flags(parser)
     add_no_test_flag(parser)
     add("-e", "--epochs", type=positive_int, default=EPOCHS, help="how many to train")

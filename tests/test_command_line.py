@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.command_line import ArgumentParser, cli_main, nearest
+from common.command_line import ArgumentParser, cli_main, nearest, resolve_path
 from tests.processes import REPOSITORY
 
 SCRIPTS = {
@@ -109,6 +109,20 @@ def test_nearest_names():
     assert nearest("transformer", names, "ls") == "`ls` lists all"
     directories = ["resnet101_teacher", "resnet18_teacher", "resnet50_teacher_inferred"]
     assert nearest("resnet50_teacher", directories, "ls").startswith("did you mean 'resnet50_teacher_inferred'?")
+
+
+def test_a_link_to_nowhere_is_not_passed_over(tmp_path, monkeypatch):
+    """In the repository lies another one of that name, which nobody meant."""
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path("experiments", "tfkd") == REPOSITORY / "experiments"
+    (tmp_path / "experiments").symlink_to("nowhere")
+    assert resolve_path("experiments", "tfkd") == tmp_path / "experiments"
+
+
+def test_paths_that_no_file_can_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("x" * 5000, "a\0b"):
+        assert resolve_path(path, "tfkd") == tmp_path / path
 
 
 @pytest.mark.parametrize(

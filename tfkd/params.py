@@ -114,7 +114,9 @@ def _check_ranges(file: Path, params: Params) -> None:
     check(params.batch_size >= 2, "batch_size", "at least 2, because batch norm cannot train on one image")
     check(params.num_epochs >= 1, "num_epochs", "at least 1")
     check(params.num_channels is None or params.num_channels >= 1, "num_channels", "at least 1")
-    for key in ("alpha", "reg_alpha", "dropout_rate"):
+    for key in ("alpha", "reg_alpha"):
         check(getattr(params, key) is None or 0 <= getattr(params, key) <= 1, key, "from 0 to 1")
+    check(params.dropout_rate is None or 0 <= params.dropout_rate < 1, "dropout_rate", "at least 0 and below 1")
+    check(params.multiplier is None or params.multiplier >= 0, "multiplier", "at least 0")
     for key in ("temperature", "reg_temperature"):
         check(getattr(params, key) is None or getattr(params, key) > 0, key, "positive")

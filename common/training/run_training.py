@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -227,7 +228,7 @@ def segments_until(before: RunRecord | None, epochs: int) -> list[Segment]:
     A record may be an epoch behind its checkpoint, where the run was killed between the two.
     """
     segments = [dataclasses.replace(s) for s in (before.segments if before else []) if s.first_epoch < epochs]
-    for segment, following in zip(segments, [*segments[1:], None], strict=True):
+    for segment, following in itertools.zip_longest(segments, segments[1:]):
         segment.epochs = (following.first_epoch if following else epochs) - segment.first_epoch
     return [segment for segment in segments if segment.epochs > 0]
 

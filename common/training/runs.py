@@ -60,15 +60,37 @@ class RunFiles:
     others: tuple[Path, ...] = ()
     shared: bool = False
 
-    def existing(self) -> list[Path]:
-        """What an earlier run has left in these places."""
+    @property
+    def written(self) -> list[Path]:
+        """The files that a run writes, but for its log."""
         last, best, snapshots = self.checkpoints.last, self.checkpoints.best, self.checkpoints.snapshots
         files = [self.directory / NAME, self.directory / METRICS, last, best, *snapshots, *self.others]
-        found = [path for path in files if path is not None and path.is_file()]
+        return [path for path in files if path is not None]
+
+    def existing(self) -> list[Path]:
+        """What an earlier run has left in these places."""
+        found = [path for path in self.written if path.is_file()]
         found += [self.events] if self.events.is_dir() and self.events != self.directory else []
         if not self.shared and self.directory.is_dir():
             found += [path for path in self.directory.iterdir() if path.name not in (LOCK, SET_ASIDE)]
         return list(dict.fromkeys(found))
+
+    def require_places(self, *, set_aside: bool) -> None:
+        """Check, before anything is written, that nothing of another kind is where the run will write.
+
+        Args:
+            set_aside: what an earlier run has left will be moved away.
+
+        Raises:
+            UserError: a directory or a pipe where a file goes, or something else where a directory goes.
+        """
+        moved = self.existing() if set_aside else []
+        for path in (*self.written, self.log, self.directory / LOCK):
+            if path not in moved and (path.is_dir() or path.is_fifo()):
+                raise UserError(f"{path} is no file, and the run writes one there: move it away")
+        for path in (self.directory, self.events):
+            if path not in moved and os.path.lexists(path) and not path.is_dir():
+                raise UserError(f"{path} is no directory, and the run writes to one there: move it away")
 
 
 class RunDirectory:
@@ -101,6 +123,7 @@ class RunDirectory:
         self.path = path = files.directory
         self.metrics_file = path / METRICS
         self.set_aside: Path | None = None
+        files.require_places(set_aside=set_aside)
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(path / LOCK)  # held as long as the run lives

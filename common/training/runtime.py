@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.command_line import byte_count, positive_int, seed_number
+from common.command_line import byte_count, positive_int, seed_number, thread_count
 from common.errors import UserError, is_out_of_memory
 from common.run_record import Computing
 
@@ -86,7 +86,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
         help="keep no file of teachers' logits that may grow beyond this: 4G (default: a quarter of the free disk)",
     )
     add("--limit-eval-batches", type=positive_int, metavar="N", help="at most N batches an evaluation")
-    add("--num-threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    add("--num-threads", type=thread_count, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 @dataclasses.dataclass(frozen=True)

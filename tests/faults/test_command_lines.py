@@ -66,6 +66,12 @@ def test_absurd_numbers_are_one_line(script, flag, value, tmp_path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", ["mlkd.train", "mlkd.train_teacher"])
+def test_processes_are_no_more_than_a_machine_has(script, call):
+    ended = call(["--model", "resnet18", "-n", "x", "--checkpoint", "x", "--world-size", "100000"], script)
+    assert (ended.code, "--world-size: 100000 is not a number from 1 to 1024" in ended.stderr) == (2, True)
+
+
 HALF_SET = {
     "a rank alone": {"RANK": "0"},
     "a number of ranks alone": {"WORLD_SIZE": "2"},

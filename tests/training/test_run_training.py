@@ -1,7 +1,10 @@
 """The one way to make a run: directories that hold another, resuming, segments, teachers; through Tf-KD's script."""
 
 import json
+import os
+import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from tests.processes import CNN, SELF_TAUGHT_CNN, checkpoint, metrics, record, s
 from tests.training.test_resume import in_training
 
 ONE, TWO = ["--epochs", "1"], ["--epochs", "2"]
+TINY = ["--limit-train-batches", "1", "--limit-eval-batches", "1"]
 BASELINE = "base_experiments/base_cnn"
 
 
@@ -91,6 +95,7 @@ def test_segments_say_what_each_start_computed(workspace):
         ([(0, 2), (2, 0), (2, 3)], 5, [(0, 2), (2, 3)]),
         ([(0, 5)], 3, [(0, 3)]),  # an older checkpoint was put back
         ([(0, 2), (2, 3)], 1, [(0, 1)]),
+        ([], 2, []),  # the record is lost
     ],
 )
 def test_segments_are_those_of_the_checkpoint_s_epochs(segments, epochs, kept):
@@ -100,6 +105,40 @@ def test_segments_are_those_of_the_checkpoint_s_epochs(segments, epochs, kept):
     before = Before()
     before.segments = [Segment(first, count, "", "", {}, {}, {}) for first, count in segments]
     assert [(s.first_epoch, s.epochs) for s in segments_until(before, epochs)] == kept
+
+
+@pytest.mark.parametrize("left", [None, b"", b"junk"], ids=["nothing", "an empty file", "junk"])
+def test_a_run_whose_record_is_lost_goes_on_with_more_epochs(workspace, call, left):
+    directory = workspace.experiment(CNN)
+    assert call(workspace.arguments(CNN, *ONE, *TINY)).code == 0
+    (directory / "run.json").unlink()
+    if left is not None:
+        (directory / "run.json").write_bytes(left)
+    ended = call(workspace.arguments(CNN, *TWO, *TINY, "--resume"))
+    assert (ended.code, ended.stderr) == (0, "")
+    assert record(directory)["epochs_done"] == 2
+    assert [line["epoch"] for line in metrics(directory)] == [0, 1]
+
+
+# below the directory of the experiment: what lies there, and what the line calls it
+BLOCKED = {
+    **dict.fromkeys(["last.pth.tar", "best.pth.tar", "50.pth.tar", "run.json", "metrics.jsonl"], "no file"),
+    **dict.fromkeys(["train.log", ".lock", "eval_last_results.json"], "no file"),
+    "base_train": "no directory",
+}
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_places_that_are_blocked_are_said_before_training(workspace, call, name):
+    directory = workspace.experiment(CNN)
+    for block in [Path.mkdir, os.mkfifo] if BLOCKED[name] == "no file" else [Path.touch, os.mkfifo]:
+        block(directory / name)
+        before = sorted(directory.iterdir())
+        ended = call(workspace.arguments(CNN, *ONE, *TINY))
+        assert ended.code == 2
+        assert re.fullmatch(rf"error: \S*{name} is {BLOCKED[name]}, [^\n]*: move it away\n", ended.stderr), ended
+        assert sorted(directory.iterdir()) == before
+        (directory / name).rmdir() if (directory / name).is_dir() else (directory / name).unlink()
 
 
 def test_another_teacher_is_refused_and_recorded(workspace):
