@@ -20,6 +20,7 @@ from common.errors import TrainingError, UserError, is_out_of_memory, memory_sho
 
 MOST_NAME_BYTES = 200  # of a name in a directory; file systems have 255, and what lies beside it has longer names
 LARGEST_COUNT, LARGEST_NUMBER = 10**6, 1e12  # in flags and keys: more is a slip, and overflows somewhere
+SMALLEST_NUMBER = 1 / LARGEST_NUMBER  # above 0: less divides to infinity somewhere
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -94,23 +95,22 @@ thread_count = process_count = whole_number(1, 1024)  # of one machine; far more
 seed_number = whole_number(0, 2**63 - 1)
 
 
-def real_number(low: float, high: float = LARGEST_NUMBER, *, above: bool = False) -> Callable[[str], float]:
-    """Type of a flag: a number from `low` to `high`, or only `above` `low`."""
+def real_number(low: float, high: float = LARGEST_NUMBER) -> Callable[[str], float]:
+    """Type of a flag: a number from `low` to `high`."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (low < value if above else low <= value) or not value <= high:
-            kind = f"above {low:g}" if above else f"from {low:g}"
-            raise argparse.ArgumentTypeError(f"{text[:40]} is not a number {kind} to {high:g}")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not a number from {low:g} to {high:g}")
         return value
 
     return read
 
 
-nonnegative_float, positive_float = real_number(0), real_number(0, above=True)
+nonnegative_float, positive_float = real_number(0), real_number(SMALLEST_NUMBER)
 
 
 def byte_count(text: str) -> int:

@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from common.command_line import LARGEST_COUNT, LARGEST_NUMBER
+from common.command_line import LARGEST_COUNT, LARGEST_NUMBER, SMALLEST_NUMBER
 from common.errors import UserError
 from common.safe_json import read_json_file
 
@@ -110,7 +110,6 @@ def _check_ranges(file: Path, params: Params) -> None:
 
     check(0 < params.subset_percent <= 1, "subset_percent", "above 0 and at most 1")
     check(params.augmentation in ("yes", "no"), "augmentation", '"yes" or "no"')
-    check(params.learning_rate > 0, "learning_rate", "positive")
     check(params.batch_size >= 2, "batch_size", "at least 2, because batch norm cannot train on one image")
     check(params.num_epochs >= 1, "num_epochs", "at least 1")
     check(params.num_channels is None or params.num_channels >= 1, "num_channels", "at least 1")
@@ -118,5 +117,6 @@ def _check_ranges(file: Path, params: Params) -> None:
         check(getattr(params, key) is None or 0 <= getattr(params, key) <= 1, key, "from 0 to 1")
     check(params.dropout_rate is None or 0 <= params.dropout_rate < 1, "dropout_rate", "at least 0 and below 1")
     check(params.multiplier is None or params.multiplier >= 0, "multiplier", "at least 0")
-    for key in ("temperature", "reg_temperature"):
-        check(getattr(params, key) is None or getattr(params, key) > 0, key, "positive")
+    for key in ("learning_rate", "temperature", "reg_temperature"):
+        value = getattr(params, key)
+        check(value is None or value >= SMALLEST_NUMBER, key, f"positive, at least {SMALLEST_NUMBER:g}")

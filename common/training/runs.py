@@ -87,10 +87,11 @@ class RunFiles:
         moved = self.existing() if set_aside else []
         for path in (*self.written, self.log, self.directory / LOCK):
             if path not in moved and (path.is_dir() or path.is_fifo()):
-                raise UserError(f"{path} is no file, and the run writes one there: move it away")
+                kind = "directory" if path.is_dir() else "pipe"
+                raise UserError(f"cannot write {path} (Is a {kind}): move it away")
         for path in (self.directory, self.events):
             if path not in moved and os.path.lexists(path) and not path.is_dir():
-                raise UserError(f"{path} is no directory, and the run writes to one there: move it away")
+                raise UserError(f"cannot write to {path} (File exists), where a directory is needed: move it away")
 
 
 class RunDirectory:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common.command_line import LARGEST_COUNT, LARGEST_NUMBER, REPOSITORY, is_inside, nearest, resolve_path, shortened
+from common.command_line import (
+    LARGEST_COUNT,
+    LARGEST_NUMBER,
+    REPOSITORY,
+    SMALLEST_NUMBER,
+    is_inside,
+    nearest,
+    resolve_path,
+    shortened,
+)
 from common.data import Dataset
 from common.errors import UserError
 from edkd.distillers._base import Vanilla
@@ -27,13 +37,28 @@ PLACE_AND_BUDGET = (
     *("SOLVER.EPOCHS", "SOLVER.LR_DECAY_STAGES", "SOLVER.BATCH_SIZE"),
 )
 
-# keys that may not be None
-REQUIRED = (
-    *("DATASET.TYPE", "DISTILLER.TYPE", "EXPERIMENT.PROJECT", "EXPERIMENT.TAG", "LOG.PREFIX", "SOLVER.TRAINER"),
-    *("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "DATASET.TEST.BATCH_SIZE", "LOG.SAVE_CHECKPOINT_FREQ", "SOLVER.LR"),
-    *("SOLVER.LR_DECAY_RATE", "SOLVER.LR_DECAY_STAGES", "SOLVER.WEIGHT_DECAY", "SOLVER.MOMENTUM", "SOLVER.DOT.DELTA"),
-    *("DATASET.NUM_WORKERS", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE", "CRD.NCE.K", "CRD.MODE"),
+# words that may be None; numbers, truth values and lists may not
+OPTIONAL = ("EXPERIMENT.NAME", "DISTILLER.TEACHER", "DISTILLER.STUDENT", "DISTILLER.TEACHER_CKPT")
+# numbers, or lists of them, that count what there must be one of at least ...
+COUNTS = (
+    *(
+        "SOLVER.BATCH_SIZE",
+        "SOLVER.EPOCHS",
+        "DATASET.TEST.BATCH_SIZE",
+        "LOG.SAVE_CHECKPOINT_FREQ",
+        "KDSVD.K",
+        "CRD.NCE.K",
+    ),
+    *("FITNET.INPUT_SIZE", "VID.INPUT_SIZE", "OFD.CONNECTOR.KERNEL_SIZE", "REVIEWKD.SHAPES", "REVIEWKD.OUT_SHAPES"),
+    *("REVIEWKD.IN_CHANNELS", "REVIEWKD.OUT_CHANNELS", "REVIEWKD.MAX_MID_CHANNEL", "DATASET.IMAGE_SIZE"),
+    *("CRD.FEAT.DIM", "CRD.FEAT.STUDENT_DIM", "CRD.FEAT.TEACHER_DIM", "AT.P", "KDSVD.K"),
 )
+# ... that something is divided by, or that is nothing without them ...
+POSITIVE = (
+    *("SOLVER.LR", "SOLVER.LR_DECAY_RATE", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE"),
+    *("RKD.PDIST.EPSILON", "VID.EPS", "VID.INIT_PRED_VAR"),
+)
+ANY_SIGN = ("FITNET.HINT_LAYER",)  # counted from the end; what is nowhere here is 0 at least
 
 # keys that hold a path, which no directory is named by
 PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
@@ -53,6 +78,9 @@ def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
     published = {"published_epochs": cfg.SOLVER.EPOCHS, "published_batch_size": cfg.SOLVER.BATCH_SIZE}
     cfg.merge_from_list(args.opts)
     check(cfg)
+    for key, text in overrides(args):
+        if not text.isprintable():
+            raise UserError(f"{key} is {text!r}, but must be printable: overrides name the directory of a run")
     if args.epochs is not None:
         shorten(cfg, args.epochs)
     cfg.freeze()
@@ -118,41 +146,51 @@ def check(cfg: Node) -> None:
         if not holds:
             raise UserError(f"{key} is {values[key]!r}, but must be {wanted}")
 
-    for key in REQUIRED:
-        require(values[key] is not None, key, "given")
-    require(all(stage >= 0 for stage in cfg.SOLVER.LR_DECAY_STAGES), "SOLVER.LR_DECAY_STAGES", "at least 0")
+    for key, value in values.items():
+        if key in DECLARED:
+            _check_kind(key, value, require)
+    require(bool(cfg.LOG.PREFIX), "LOG.PREFIX", "a directory")
     require(is_inside(cfg.EXPERIMENT.PROJECT), "EXPERIMENT.PROJECT", "the name of a directory below LOG.PREFIX")
     for key in ("EXPERIMENT.NAME", "EXPERIMENT.TAG"):
         name = values[key] or ""
         require(name.isprintable() and name not in (".", ".."), key, "the name of a directory")
+    require(bool(cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG), "EXPERIMENT.TAG", "the name of a directory")
     kind, trainer = cfg.DISTILLER.TYPE, cfg.SOLVER.TRAINER
     is_vanilla = issubclass(distiller_class(kind), Vanilla)
     require(trainer in TRAINERS, "SOLVER.TRAINER", f"one of {', '.join(TRAINERS)}")
     require(cfg.SOLVER.TYPE == "SGD", "SOLVER.TYPE", "SGD")
-    for key in ("SOLVER.BATCH_SIZE", "SOLVER.EPOCHS", "DATASET.TEST.BATCH_SIZE", "LOG.SAVE_CHECKPOINT_FREQ"):
-        require(1 <= values[key] <= LARGEST_COUNT, key, f"at least 1 and at most {LARGEST_COUNT}")
-    for key in ("SOLVER.LR", "SOLVER.LR_DECAY_RATE", "KD.TEMPERATURE", "DKD.T", "EDKD.T", "CRD.NCE.TEMPERATURE"):
-        require(0 < values[key] < float("inf"), key, "positive")
-    for key in ("SOLVER.WEIGHT_DECAY", "DATASET.NUM_WORKERS", "SOLVER.DOT.DELTA"):
-        require(values[key] >= 0, key, "at least 0")
-    require(cfg.CRD.NCE.K >= 1, "CRD.NCE.K", "at least 1")
     require(cfg.CRD.MODE in MODES, "CRD.MODE", f"one of {', '.join(MODES)}")
-    require(0 <= cfg.SOLVER.MOMENTUM < 1, "SOLVER.MOMENTUM", "at least 0 and below 1")
+    for key in ("SOLVER.MOMENTUM", "CRD.NCE.MOMENTUM"):
+        require(0 <= values[key] < 1, key, "at least 0 and below 1")
     if "dot" in trainer:
         momentum, delta = cfg.SOLVER.MOMENTUM, cfg.SOLVER.DOT.DELTA
         possible = delta <= momentum and momentum + delta < 1
         require(possible, "SOLVER.DOT.DELTA", f"at most {momentum} and below {1 - momentum:.4g} (SOLVER.MOMENTUM)")
         if is_vanilla:
             raise UserError("SOLVER.TRAINER dot weighs a task against a distillation loss: DISTILLER.TYPE NONE has one")
-    for key, value in values.items():
-        if key in DECLARED:
-            largest = LARGEST_NUMBER if isinstance(DECLARED[key], float) else LARGEST_COUNT
-            numbers = [n for n in (value if isinstance(value, list | tuple) else [value]) if isinstance(n, int | float)]
-            require(all(abs(n) <= largest for n in numbers), key, f"at most {largest:g}")  # NaN is not
     if kind == "CRD" and not trainer.startswith("crd"):
         raise UserError(
             f"DISTILLER.TYPE CRD needs SOLVER.TRAINER crd or crd_dot, not {trainer}: they draw its negatives"
         )
+
+
+def _check_kind(key: str, value: Any, require: Callable[[bool, str, str], None]) -> None:
+    """Refuse what is none of its kind: no number, no count, below or beyond what such numbers are."""
+    default = DECLARED[key]
+    require(value is not None or key in OPTIONAL, key, "given")
+    if isinstance(default, str | bool):
+        return
+    entries = value if isinstance(value, list | tuple) else [value]
+    are_numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in entries)
+    require(are_numbers, key, "a list of numbers" if isinstance(default, list) else "a number")
+    if key in POSITIVE:
+        require(all(n >= SMALLEST_NUMBER for n in entries), key, f"positive, at least {SMALLEST_NUMBER:g}")
+    elif key in COUNTS:
+        require(all(isinstance(n, int) and n >= 1 for n in entries), key, "at least 1, and whole")
+    elif key not in ANY_SIGN:
+        require(all(n >= 0 for n in entries), key, "at least 0")
+    largest = LARGEST_NUMBER if isinstance(default, float) else LARGEST_COUNT
+    require(all(abs(n) <= largest for n in entries), key, f"at most {largest:g}")
 
 
 def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def test_a_run_says_of_itself_what_its_record_has(analyze, workspace):
         (["mdistiller/resnet21:{resnet8}", "--teacher", "{resnet8}"], "unknown model 'resnet21'"),
         (["mdistiller/resnet20:{resnet8}", "--teacher", "{resnet8}"], "does not fit resnet20 with 100 classes"),
         (["{resnet8}", "--teacher", "{resnet20}", "--teacher", "{resnet20}"], "is given twice"),
-        (["{resnet8}", "--teacher", "{resnet20}", "--temperature", "0"], "--temperature must be above 0"),
+        (["{resnet8}", "--teacher", "{resnet20}", "--temperature", "0"], "--temperature: 0 is not a number from 1e-12"),
         (["{resnet8}", "--teacher", "{empty}"], "holds no record of a run"),
     ],
 )

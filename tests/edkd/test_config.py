@@ -14,7 +14,7 @@ from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from edkd.distillers import distiller_dict
 from edkd.engine.cfg import CFG, CN, WITHOUT_EFFECT
-from edkd.engine.config import check, experiment_name, load_config, output_directory
+from edkd.engine.config import ANY_SIGN, check, experiment_name, load_config, output_directory
 from edkd.engine.method import make_method
 from edkd.engine.node import Node
 from edkd.engine.solver import make_optimizer
@@ -185,6 +185,16 @@ class TestValues:
             (["SOLVER.TRAINER", "dot"], "DISTILLER.TYPE NONE has one"),
             (["SOLVER.TRAINER", "dot", "SOLVER.DOT.DELTA", "0.2", "DISTILLER.TYPE", "KD"], "SOLVER.DOT.DELTA"),
             (["CRD.MODE", "loose"], "CRD.MODE is 'loose'"),
+            (["KD.TEMPERATURE", "1e-300"], "KD.TEMPERATURE is 1e-300, but must be positive, at least 1e-12"),
+            (["KD.LOSS.CE_WEIGHT", "None"], "KD.LOSS.CE_WEIGHT is None, but must be given"),
+            (["FITNET.INPUT_SIZE", "None"], "FITNET.INPUT_SIZE is None, but must be given"),
+            (["LOG.WANDB", "None"], "LOG.WANDB is None, but must be given"),
+            (["SOLVER.LR_DECAY_STAGES", "[[1]]"], "SOLVER.LR_DECAY_STAGES is [[1]], but must be a list of numbers"),
+            (["FITNET.INPUT_SIZE", "[1.5, 2]"], "at least 1, and whole"),
+            (["REVIEWKD.IN_CHANNELS", "[0]"], "at least 1, and whole"),
+            (["CRD.NCE.MOMENTUM", "1"], "CRD.NCE.MOMENTUM is 1.0, but must be at least 0 and below 1"),
+            (["LOG.PREFIX", ""], "LOG.PREFIX is '', but must be a directory"),
+            (["EXPERIMENT.TAG", ""], "EXPERIMENT.TAG is '', but must be the name of a directory"),
         ],
     )
     def test_values_that_cannot_be(self, words, message):
@@ -192,6 +202,12 @@ class TestValues:
         with pytest.raises(UserError) as error:
             check(self.cfg)
         assert message in str(error.value)
+
+    @pytest.mark.parametrize("key", [k for k, v in CFG.leaves() if type(v) in (int, float) and k not in ANY_SIGN])
+    def test_no_number_is_negative(self, key):
+        self.cfg.merge_from_list([key, "-1"])
+        with pytest.raises(UserError, match=rf"^{key} is -1(\.0)?, but must be "):
+            check(self.cfg)
 
 
 class TestNames:
@@ -205,6 +221,10 @@ class TestNames:
         assert output_directory(args, load_config(args)[0]) == Path(
             "/x/y/cifar100_baselines/mineEXPERIMENT.NAME:mine,seed:3"
         )
+
+    def test_overrides_that_no_name_can_have(self):
+        with pytest.raises(UserError, match=r"^DISTILLER.TEACHER is 'a\\nb', but must be printable: overrides name"):
+            load_config(arguments("configs/cifar100/kd.yaml", "DISTILLER.TEACHER", "a\nb"))
 
     def test_experiment(self):
         args = arguments("configs/cifar100/edkd/a.yaml", "SOLVER.LR", "0.1", "LOG.WANDB", "False", "EDKD.T", "2")

@@ -330,7 +330,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, run_script, where, ensem
 def test_bad_input_of_the_other_scripts(run_script, where, directory):
     for script, words, message in (
         ("train_teacher", ["-m", "resnet18"], "required: -n/--name"),
-        ("train_teacher", ["-m", "resnet18", "-n", "x", "--lr", "0"], "--lr: 0 is not a number above 0"),
+        ("train_teacher", ["-m", "resnet18", "-n", "x", "--lr", "0"], "--lr: 0 is not a number from 1e-12"),
         (
             "train_teacher",
             ["-m", "vit_tiny_patch16_224", "-n", "x", "--no-pretrained"],

@@ -120,25 +120,24 @@ def test_a_run_whose_record_is_lost_goes_on_with_more_epochs(workspace, call, le
     assert [line["epoch"] for line in metrics(directory)] == [0, 1]
 
 
-# below the directory of the experiment: what lies there, and what the line calls it
-BLOCKED = {
-    **dict.fromkeys(["last.pth.tar", "best.pth.tar", "50.pth.tar", "run.json", "metrics.jsonl"], "no file"),
-    **dict.fromkeys(["train.log", ".lock", "eval_last_results.json"], "no file"),
-    "base_train": "no directory",
+FILES = ("last.pth.tar", "50.pth.tar", "run.json", "metrics.jsonl", "train.log", ".lock", "eval_last_results.json")
+BLOCKS = {
+    **{f"{name} is a directory": (name, Path.mkdir, r"\(Is a directory\): move") for name in FILES},
+    **{f"{name} is a pipe": (name, os.mkfifo, r"\(Is a pipe\): move") for name in FILES},
+    "events are a file": ("base_train", Path.touch, r"\(File exists\), where a directory is needed: move"),
 }
 
 
-@pytest.mark.parametrize("name", BLOCKED)
-def test_places_that_are_blocked_are_said_before_training(workspace, call, name):
+@pytest.mark.parametrize("case", BLOCKS)
+def test_places_that_are_blocked_are_said_before_training(workspace, call, case):
+    name, block, words = BLOCKS[case]
     directory = workspace.experiment(CNN)
-    for block in [Path.mkdir, os.mkfifo] if BLOCKED[name] == "no file" else [Path.touch, os.mkfifo]:
-        block(directory / name)
-        before = sorted(directory.iterdir())
-        ended = call(workspace.arguments(CNN, *ONE, *TINY))
-        assert ended.code == 2
-        assert re.fullmatch(rf"error: \S*{name} is {BLOCKED[name]}, [^\n]*: move it away\n", ended.stderr), ended
-        assert sorted(directory.iterdir()) == before
-        (directory / name).rmdir() if (directory / name).is_dir() else (directory / name).unlink()
+    block(directory / name)
+    before = sorted(directory.iterdir())
+    ended = call(workspace.arguments(CNN, *ONE, *TINY))
+    assert ended.code == 2
+    assert re.fullmatch(rf"error: cannot write [^\n]*/{name} {words} it away\n", ended.stderr), ended
+    assert sorted(directory.iterdir()) == before
 
 
 def test_another_teacher_is_refused_and_recorded(workspace):
