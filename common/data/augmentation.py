@@ -48,7 +48,12 @@ class Augmentation:
     @property
     def view_count(self) -> int | None:
         """How many different views an image has; None where they are no finite set, for angles are drawn."""
-        return None if self.rotation else (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+        return None if self.rotation else self.upright_views
+
+    @property
+    def upright_views(self) -> int:
+        """How many different views an image has that are not rotated."""
+        return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
 
     def view_numbers(self, draws: AugmentationParams) -> np.ndarray:
         """Which of its image's `view_count` views each sample is, from 0, int64, [n]."""

@@ -109,7 +109,7 @@ def recompute(file: RowFile, path: Path, root: Path, numbers: np.ndarray) -> np.
     loader = DeviceLoader(data.train, key["chunk"], normalization, runtime.device, augmentation=augmentation)
     layout = CHANNELS_LAST if key["layout"] == layout_name(CHANNELS_LAST) else CONTIGUOUS
     teacher = _teacher(file.header, path.with_suffix(".pth"), runtime, layout)
-    images, view_numbers = np.divmod(numbers, augmentation.view_count)
+    images, view_numbers = np.divmod(numbers, augmentation.upright_views)
     positions = np.arange(len(numbers))
     shown = EpochViews(positions, images, augmentation.draws_of(view_numbers))
     batches = LargeBatches(loader, runtime, layout, key["chunk"]).logits(teacher, shown, positions)

@@ -24,7 +24,7 @@ LIBRARY_VARIABLES = re.compile(r"ONEDNN_|DNNL_|MKL_|ATEN_|CUBLAS_|CUDNN_|NVIDIA_
 DIGEST_LENGTH = 16
 
 
-def digest(*parts: bytes) -> str:
+def digest(*parts: bytes | memoryview) -> str:
     """Of the parts and where each of them ends."""
     total = hashlib.sha256()
     for part in parts:
@@ -64,7 +64,7 @@ def weights_digest(teacher: nn.Module) -> str:
 def network_digest(teacher: nn.Module) -> str:
     """Of what the teacher does with its weights: its modules with their options, and the code of their classes."""
     network = getattr(teacher, "network", teacher)  # in a `FrozenTeacher`, whose own code changes nothing
-    graphs = [module.code for module in network.modules() if hasattr(module, "graph") and hasattr(module, "code")]
+    graphs = [str(module.code) for module in network.modules() if hasattr(module, "graph") and hasattr(module, "code")]
     files = set()
     for kind in {base for module in network.modules() for base in type(module).__mro__}:
         if issubclass(kind, nn.Module) and not kind.__module__.startswith("torch."):

@@ -27,7 +27,7 @@ from common.teacher_cache.rows import SUFFIX, RowFile, RowFileError, file_bytes
 from common.training.checkpoints import save_checkpoint
 from common.training.engine import Trainer
 from common.training.method import FrozenTeacher
-from common.training.teacher_memory import CurrentBatch, TeacherMemory, Watch
+from common.training.teacher_memory import CurrentBatch, TeacherMemory, Watch, set_memory
 from common.training.teacher_pass import (
     LargeBatches,
     TeacherPass,
@@ -44,6 +44,12 @@ SHARE_OF_FREE_DISK = 4  # a file may take one such part of what is free beside i
 SPOT_CHECK = 64  # rows of a file that are computed again before it is believed
 TEACHERS = "teachers"  # directory below the datasets' cache
 
+Live = dict[nn.Module, dict[int, Tensor]]
+"""Teacher -> size of a batch -> its logits in a step of that size, of the first samples of the epoch, [size, K].
+
+A size is left out where the teacher is not asked for the logits of the step's images, or for more than these.
+"""
+
 
 def remember_teachers(trainer: Trainer, data: Dataset) -> None:
     """Let a trainer take its teachers' logits from a pass ahead of the steps, where that is the same, and say so.
@@ -52,7 +58,7 @@ def remember_teachers(trainer: Trainer, data: Dataset) -> None:
         trainer: before its first epoch, with the weights that it begins with.
         data: of its loader.
     """
-    runtime, loader, method = trainer.runtime, trainer.loaders.train, trainer.method
+    runtime, method = trainer.runtime, trainer.method
     teachers = [module for module in method.modules() if getattr(type(module), "remembers", False)]
     if runtime.teacher_cache == "off" or runtime.plain or not teachers or trainer.state.epochs_done >= trainer.epochs:
         return
@@ -60,50 +66,59 @@ def remember_teachers(trainer: Trainer, data: Dataset) -> None:
     if runtime.compile:
         trainer.messages.append("teacher logits: computed in each step: the steps are compiled")
         return
-    in_memory = type(loader) is DeviceLoader and loader.strong is None and min(loader.shares, default=0) > 0
-    trials = _try_out(trainer, teachers) if in_memory else {}
-    main = max(trials, default=0)
-    chosen = [i for i in range(len(teachers)) if main and trials[main][i] is not None]
-    if not chosen:
-        if asked:
-            trainer.messages.append(
-                "teacher logits: computed in each step: the method reads more of its teacher, or shows it other images"
-            )
-        return
-    _Decision(trainer, data, [teachers[i] for i in chosen], {s: [t[i] for i in chosen] for s, t in trials.items()})()
+    if (loader := _loader_in_memory(trainer)) and (live := _try_out(trainer, loader, teachers)):
+        _Decision(trainer, data, loader, live)()
+    elif asked:
+        trainer.messages.append(
+            "teacher logits: computed in each step: the method reads more of its teacher, or shows it other images"
+        )
 
 
-def _try_out(trainer: Trainer, teachers: list[nn.Module]) -> dict[int, list[Tensor | None]]:
-    """What each of the teachers computes in a step of each size, for a copy of the method.
+def _loader_in_memory(trainer: Trainer) -> DeviceLoader | None:
+    """The training loader, if it knows an epoch's images ahead and shows some of them to this process in each step."""
+    loader = trainer.loaders.train
+    if type(loader) is DeviceLoader and loader.strong is None and min(loader.shares, default=0) > 0:
+        return loader
+    return None
+
+
+def _sizes(loader: DeviceLoader) -> list[int]:
+    """Of a process's batches, the usual one first."""
+    return sorted(set(loader.shares), reverse=True)
+
+
+def _try_out(trainer: Trainer, loader: DeviceLoader, teachers: list[nn.Module]) -> Live:
+    """What the teachers compute in a step of each size, for a copy of the method.
 
     Returns:
-        Size of a batch -> for each teacher its logits, [size, K]; None where it was not asked for the logits of the
-        step's images, or for more than that. Empty where no step of a copy can be taken.
+        Of those of which a step of the usual size wants the logits alone. Empty where no step of a copy can be taken.
     """
-    loader, runtime = trainer.loaders.train, trainer.runtime
+    runtime, sizes = trainer.runtime, _sizes(loader)
     views = loader.views(trainer.state.epochs_done)
     places = [i for i, module in enumerate(trainer.method.modules()) if module in set(teachers)]
-    results: dict[int, list[Tensor | None]] = {}
+    results: Live = {teacher: {} for teacher in teachers}
     try:
         with _untouched_random_state(runtime.device):
-            for size in sorted(set(loader.shares), reverse=True):
+            for size in sizes:
                 method = copy.deepcopy(trainer.method).train()
                 copies = list(method.modules())
                 batch = CurrentBatch(runtime.device)
                 watches = [Watch(copies[place], batch) for place in places]
                 for watch in watches:
-                    watch.teacher.memory = watch
+                    set_memory(watch.teacher, watch)
                 images = next(loader.render(views, np.arange(size), size)).contiguous(memory_format=trainer.layout)
                 indices = torch.from_numpy(views.indices[:size]).to(runtime.device)
                 batch.show(images)
                 with runtime.autocast():
                     method(images, loader.targets[indices], indices, trainer.state.epochs_done)
-                results[size] = [watch.logits_alone for watch in watches]
+                for teacher, watch in zip(teachers, watches, strict=True):
+                    if (logits := watch.logits_alone) is not None:
+                        results[teacher][size] = logits
     except Exception as error:  # whatever somebody's method does when it is copied
         if is_out_of_memory(error) and runtime.device.type == "cpu":
             raise
         return {}
-    return results
+    return {teacher: live for teacher, live in results.items() if sizes[0] in live}
 
 
 @contextlib.contextmanager
@@ -123,20 +138,21 @@ class _Decision:
     """Whether and how the logits of teachers are remembered.
 
     Attributes:
-        teachers: of which the logits alone are read.
-        live: size of a batch -> what each of them computed in a step of that size, of the first samples of the epoch.
+        loader: the trainer's.
+        live: of the teachers of which the logits alone are read.
     """
 
     trainer: Trainer
     data: Dataset
-    teachers: list[nn.Module]
-    live: dict[int, list[Tensor]]
+    loader: DeviceLoader
+    live: Live
 
     def __call__(self) -> None:
-        main = max(self.live)
+        tried = _sizes(self.loader)
+        main = tried[0]
         asked, say = self.trainer.runtime.teacher_cache == "on", self.trainer.messages.append
         for chunk in dict.fromkeys((self._fast_chunk(), main)):
-            differences = {size: self._difference(chunk, size) for size in self.live}
+            differences = {size: self._difference(chunk, size) for size in tried}
             if differences[main] == 0 or asked:
                 break
         else:
@@ -147,34 +163,28 @@ class _Decision:
             return
         if differences[main]:
             say(f"warning: teacher logits ahead of the steps differ by up to {differences[main]:.1e} of the largest")
-        sizes = [size for size in self.live if asked or differences[size] == 0]
-        self._install(chunk, sizes)
+        self._install(chunk, [size for size in tried if asked or differences[size] == 0])
 
     def _fast_chunk(self) -> int:
-        loader = self.trainer.loaders.train
         if self.trainer.runtime.device.type == "cpu":
             return CHUNK_ON_CPU
-        return max(CHUNK_ON_CPU, CHUNK_PIXELS // (loader.height * loader.width))
+        return max(CHUNK_ON_CPU, CHUNK_PIXELS // (self.loader.height * self.loader.width))
 
     def _pass(self, chunk: int, sizes: Sequence[int]) -> TeacherPass:
-        trainer = self.trainer
-        batch = CurrentBatch(trainer.runtime.device)
-        likes = self.live[max(self.live)]
-        memories = [
-            TeacherMemory(teacher, batch, sum(trainer.loaders.train.shares), like, sizes)
-            for teacher, like in zip(self.teachers, likes, strict=True)
-        ]
+        batch = CurrentBatch(self.trainer.runtime.device)
+        samples, main = sum(self.loader.shares), _sizes(self.loader)[0]
+        memories = [TeacherMemory(teacher, batch, samples, live[main], sizes) for teacher, live in self.live.items()]
         return TeacherPass(self._batches(chunk), batch, memories)
 
     def _batches(self, size: int) -> LargeBatches:
-        return LargeBatches(self.trainer.loaders.train, self.trainer.runtime, self.trainer.layout, size)
+        return LargeBatches(self.loader, self.trainer.runtime, self.trainer.layout, size)
 
     def _difference(self, chunk: int, size: int) -> float:
         """Between logits of the pass, computed in another order, and those of a step; relative to the largest."""
-        ahead, views = self._batches(chunk), self.trainer.loaders.train.views(self.trainer.state.epochs_done)
+        ahead, views = self._batches(chunk), self.loader.views(self.trainer.state.epochs_done)
         worst = 0.0
-        for teacher, live in zip(self.teachers, self.live[size], strict=True):
-            if live is None:
+        for teacher, of_sizes in self.live.items():
+            if (live := of_sizes.get(size)) is None:
                 return float("inf")
             computed = torch.empty_like(live)
             for positions, logits in ahead.logits(teacher, views, np.arange(size)[::-1].copy()):
@@ -191,14 +201,14 @@ class _Decision:
             file, why = self._file_for(memory, teacher_pass)
             teacher_pass.files[i] = file
             say(f"teacher logits: computed ahead of each epoch, {chunk} images at a time, {why}")
-        if left := sorted(set(self.live) - set(sizes)):
+        if left := sorted(set(self.loader.shares) - set(sizes)):
             some = ", ".join(map(str, left))
             say(f"teacher logits: those of batches of {some} are computed in their steps, where their bits differ")
         trainer.step.teacher_pass = teacher_pass
 
     def _file_for(self, memory: TeacherMemory, teacher_pass: TeacherPass) -> tuple[RowFile | None, str]:
         """The file that keeps a teacher's logits, and a word about it."""
-        trainer, data, loader = self.trainer, self.data, self.trainer.loaders.train
+        trainer, data, loader = self.trainer, self.data, self.loader
         views = loader.augmentation.view_count
         if views is None:
             return None, "and not kept: images are turned by any angle"
@@ -263,9 +273,8 @@ class _Decision:
 
     def _spot_check(self, file: RowFile, memory: TeacherMemory, teacher_pass: TeacherPass) -> str | None:
         """Compute some rows again that are there; says what is wrong, None where they are the same."""
-        loader = self.trainer.loaders.train
-        views = loader.views(self.trainer.state.epochs_done)
-        numbers = row_numbers(loader, views)
+        views = self.loader.views(self.trainer.state.epochs_done)
+        numbers = row_numbers(self.loader, views)
         try:
             some = np.arange(min(len(numbers), 8 * SPOT_CHECK))
             content, there = file.read(numbers[some])

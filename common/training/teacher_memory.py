@@ -8,7 +8,7 @@ Everything else it is asked, it computes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,17 @@ class Memory(Protocol):
         """Told where somebody looks at the features that go with logits which were recalled."""
 
 
+class Asking(Protocol):
+    """A teacher that asks a memory before it computes; None has it compute."""
+
+    memory: Memory | None
+
+
+def set_memory(teacher: nn.Module, memory: Memory | None) -> None:
+    """Say what a teacher asks before it computes."""
+    cast(Asking, teacher).memory = memory  # torch's stub says that modules hold nothing but tensors and modules
+
+
 class FrozenState:
     """Whether a teacher is what it was: evaluated, unchanged, and watched by nobody."""
 
@@ -67,11 +78,12 @@ class FrozenState:
 
 def computed_logits(teacher: nn.Module, images: Tensor) -> Tensor:
     """What the teacher computes, whatever it remembers, [N, K]."""
-    memory, teacher.memory = getattr(teacher, "memory", None), None
+    memory = getattr(teacher, "memory", None)
+    set_memory(teacher, None)
     try:
         answer = teacher(images)
     finally:
-        teacher.memory = memory
+        set_memory(teacher, memory)
     return answer[0] if isinstance(answer, tuple) else answer
 
 

@@ -23,7 +23,7 @@ from common.data import DeviceLoader
 from common.data.device_loader import EpochViews
 from common.teacher_cache.rows import RowFile
 from common.training.runtime import Runtime
-from common.training.teacher_memory import CurrentBatch, TeacherMemory, computed_logits
+from common.training.teacher_memory import CurrentBatch, TeacherMemory, computed_logits, set_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TeacherPass:
         views = self.loader.views(epoch)
         wanted = self._wanted()
         for i, memory in enumerate(self.memories):
-            memory.teacher.memory = memory
+            set_memory(memory.teacher, memory)
             memory.asked = memory.answered = 0
             self._fill(i, memory, views, wanted, f"teacher of epoch {epoch + 1}", show_progress)
         self.seconds += time.perf_counter() - started
@@ -117,7 +117,7 @@ class TeacherPass:
         reasons = [reason_for(memory) for memory in self.memories]
         for memory, reason in zip(self.memories, reasons, strict=True):
             if reason:
-                memory.teacher.memory = None
+                set_memory(memory.teacher, None)
                 self.messages.append(f"teacher logits: computed in each step from now on: {reason}")
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         self.memories, self.files = [self.memories[i] for i in kept], [self.files[i] for i in kept]
@@ -126,9 +126,8 @@ class TeacherPass:
     def _fill(
         self, i: int, memory: TeacherMemory, views: EpochViews, wanted: np.ndarray, what: str, show_progress: bool
     ) -> None:
-        numbers, file = None, self.files[i]
-        missing = wanted
-        if file is not None:
+        missing, numbers = wanted, None
+        if (file := self.files[i]) is not None:
             numbers = row_numbers(self.loader, views)
             missing = wanted[~self._recall(file, memory, numbers, wanted)]
             self.from_file += len(wanted) - len(missing)
@@ -142,7 +141,7 @@ class TeacherPass:
         with progress:
             for positions, logits in self.batches.logits(memory.teacher, views, missing):
                 memory.logits[torch.from_numpy(positions).to(logits.device)] = logits
-                if self.files[i] is not None:
+                if numbers is not None:
                     self._keep(i, numbers[positions], logits)
                 progress.update(len(positions))
         self.computed += len(missing)
@@ -159,7 +158,9 @@ class TeacherPass:
         return there
 
     def _keep(self, i: int, numbers: np.ndarray, logits: Tensor) -> None:
-        file = self.files[i]
+        """Put rows into a memory's file, unless that has been given up."""
+        if (file := self.files[i]) is None:
+            return
         try:
             file.write(numbers, as_bytes(logits))
         except OSError as error:
@@ -212,7 +213,7 @@ def _useless(memory: TeacherMemory) -> str | None:
 def row_numbers(loader: DeviceLoader, views: EpochViews) -> np.ndarray:
     """Which rows of a file an epoch's samples are, int64, [n]: all views of the first published image come first."""
     images = views.indices if loader.origin is None else loader.origin[views.indices]
-    return images * loader.augmentation.view_count + loader.augmentation.view_numbers(views.draws)
+    return images * loader.augmentation.upright_views + loader.augmentation.view_numbers(views.draws)
 
 
 def as_bytes(logits: Tensor) -> np.ndarray:
