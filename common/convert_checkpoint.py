@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from common.command_line import ArgumentParser, cli_main
 from common.errors import UserError, is_damage
@@ -38,6 +39,9 @@ class _Stand:
         given: arguments that it was called with.
         state: what its attributes were set to.
     """
+
+    given: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *given: Any, **named: Any) -> _Stand:
         stand = super().__new__(cls)
@@ -74,8 +78,8 @@ def _stand_for(name: str) -> type[_Stand]:
 _REAL = {
     "collections.OrderedDict": collections.OrderedDict,
     "_codecs.encode": codecs.encode,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch.Size": torch.Size,
     "torch.storage.UntypedStorage": torch.UntypedStorage,
 }

@@ -12,8 +12,6 @@ from common.training.checkpoints import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow to import
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kd-reference", "font.family": "sans-serif", "text.parse_math": False}
-
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches."""
@@ -27,7 +25,14 @@ def svg(figure: Figure) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "kd-reference",
+            "font.family": "sans-serif",
+            "text.parse_math": False,
+        }
+    ):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 

@@ -183,18 +183,20 @@ class RunRecord:
 
     def summary(self) -> str:
         """The accuracies in words."""
-        if self.accuracy is None and self.validation:
-            figures = self.validation
-            return f"validation accuracy: last epoch {figures['last']:.2f}, chosen epoch {figures['best']:.2f}"
-        if self.accuracy is None:
+        if self.accuracy is not None:
+            split = "test"
+            figures = {
+                "last epoch": self.accuracy.get("last"),
+                "best epoch": None if self.validation else self.accuracy.get("best"),
+                "chosen by validation": self.accuracy.get("selected_by_validation"),
+            }
+        elif self.validation:
+            split = "validation"
+            figures = {"last epoch": self.validation.get("last"), "chosen epoch": self.validation.get("best")}
+        else:
             return "no epoch is finished"
-        figures = {
-            "last epoch": self.accuracy.get("last"),
-            "best epoch": None if self.validation else self.accuracy.get("best"),
-            "chosen by validation": self.accuracy.get("selected_by_validation"),
-        }
         parts = [f"{words} {figure:.2f}" for words, figure in figures.items() if figure is not None]
-        return f"test accuracy: {', '.join(parts)}"
+        return f"{split} accuracy: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **dataclasses.asdict(self)}

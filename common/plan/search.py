@@ -101,13 +101,14 @@ class Candidate:
         """Read the validation accuracies of a rung's trials."""
         for combination, task in tasks.items():
             found = task.found()
-            done = found is not None and task.state() is State.DONE and found.record.validation
-            self.accuracies[combination] = found.record.validation["last"] if done else None
+            figures = found.record.validation if found and task.state() is State.DONE else None
+            self.accuracies[combination] = figures.get("last") if figures else None
             self.epochs[combination] = found.record.epochs_done if found else 0
 
     def ranked(self, among: Sequence[Combination]) -> list[Combination]:
         """Those that did not fail, the best first, of equals the first tried."""
-        return sorted((c for c in among if self.accuracies.get(c) is not None), key=lambda c: -self.accuracies[c])
+        known = {c: accuracy for c in among if (accuracy := self.accuracies.get(c)) is not None}
+        return sorted(known, key=lambda c: -known[c])
 
 
 class Search:
@@ -134,11 +135,11 @@ class Search:
         where: Mapping[str, Path],
     ) -> None:
         self.budget, self.seeds, self.needs, self.halving, self.where = budget, seeds, needs, halving, where
-        self.candidates = [Candidate(grid, dict.fromkeys(combinations[grid.run.key])) for grid in grids]
-        for candidate in self.candidates:
-            for combination in candidate.trials:
-                candidate.trials[combination] = self.trial(candidate.grid, combination, None)
-            candidate.published = [self.tested(candidate.grid, (), seed) for seed in seeds]
+        self.candidates = [self._candidate(grid, combinations[grid.run.key]) for grid in grids]
+
+    def _candidate(self, grid: Grid, combinations: Sequence[Combination]) -> Candidate:
+        trials = {combination: self.trial(grid, combination, None) for combination in combinations}
+        return Candidate(grid, trials, published=[self.tested(grid, (), seed) for seed in self.seeds])
 
     def trial(self, grid: Grid, combination: Combination, until: int | None) -> SearchTask:
         """A run that does not see the test split."""
@@ -211,17 +212,19 @@ class Search:
                 alive[id(candidate)] = ranked[:kept]
         for candidate in self.candidates:
             if best := alive[id(candidate)][:1]:
-                candidate.chosen = best[0]
-                print(f"chosen by validation: {candidate.grid.run.experiment}: {in_words(best[0])}")
+                self._choose(candidate, best[0])
         found = [candidate for candidate in self.candidates if candidate.chosen is not None]
-        for candidate in found:
-            is_same = candidate.grid.is_published(candidate.chosen)
-            tuned = [self.tested(candidate.grid, candidate.chosen, seed) for seed in self.seeds]
-            candidate.tuned = candidate.published if is_same else tuned
         tasks = list(dict.fromkeys(task for c in found for task in (*c.published, *c.tuned)))
         if tasks:
             _add(total, execute(with_needs(tasks)))
         return total
+
+    def _choose(self, candidate: Candidate, best: Combination) -> None:
+        print(f"chosen by validation: {candidate.grid.run.experiment}: {in_words(best)}")
+        candidate.chosen = best
+        is_same = candidate.grid.is_published(best)
+        tuned = [self.tested(candidate.grid, best, seed) for seed in self.seeds]
+        candidate.tuned = candidate.published if is_same else tuned
 
     def _rungs(self, alive: Mapping[int, Sequence[Combination]]) -> Any:
         """For each rung the tasks of the trials that are still alive, by candidate and combination."""

@@ -98,7 +98,7 @@ def _trials(candidate: Candidate) -> str:
             str(candidate.epochs[c]),
             "chosen" if c == candidate.chosen else "",
         ]
-        for c in sorted(ranked, key=lambda c: (-candidate.epochs[c], -candidate.accuracies[c]))
+        for c in sorted(ranked, key=lambda c: -candidate.epochs[c])
     ]
     rows += [[in_words(c), "failed", NONE, ""] for c in candidate.trials if c not in ranked]
     header = ["trial", "validation accuracy", "after epochs", ""]
@@ -107,8 +107,8 @@ def _trials(candidate: Candidate) -> str:
 
 def accuracies(tasks: Sequence[Task]) -> list[float]:
     """Test accuracy of the last epoch of each run, in the order of the seeds; none where one is missing."""
-    found = [task.found() for task in tasks]
-    values = [each.record.accuracy["last"] for each in found if each and each.record.done and each.record.accuracy]
+    figures = [found.record.accuracy for task in tasks if (found := task.found()) and found.record.done]
+    values = [last for each in figures if each and (last := each.get("last")) is not None]
     return values if len(values) == len(tasks) else []
 
 

@@ -81,7 +81,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 def figure(run: Record, name: str, epoch: str = LAST) -> float | None:
     """A metric of one run; None where it has none, or a record that was tampered with."""
     try:
-        analysis = run.analysis
+        analysis = run.analysis or {}
         value = METRICS[name].value(analysis["test"][epoch], analysis.get("train", {}).get(epoch, {}))
     except (KeyError, TypeError, AttributeError):
         return None
@@ -91,8 +91,8 @@ def figure(run: Record, name: str, epoch: str = LAST) -> float | None:
 
 def mean_figure(runs: Sequence[Record], name: str, epoch: str = LAST) -> str | None:
     """A metric over seeds, as text; None where a run lacks it."""
-    values = [figure(run, name, epoch) for run in runs]
-    if not values or None in values:
+    values = [value for run in runs if (value := figure(run, name, epoch)) is not None]
+    if not values or len(values) < len(runs):
         return None
     mean, digits = Mean.of(values), METRICS[name].digits
     return f"{mean.value:.{digits}f}" + ("" if mean.std is None else f" ± {mean.std:.{digits}f}")
@@ -147,7 +147,8 @@ def summarize(runs: Sequence[Record]) -> AnalysisSummary | None:
 def reliability_diagram(runs: Sequence[Record], size: int = 220) -> ReliabilityDiagram | None:
     """The bins of all runs together."""
     try:
-        bins = [_pooled(each) for each in zip(*(run.analysis["test"][LAST]["bins"] for run in runs), strict=True)]
+        of_runs = [(run.analysis or {})["test"][LAST]["bins"] for run in runs]
+        bins = [_pooled(each) for each in zip(*of_runs, strict=True)]
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
     if not bins:

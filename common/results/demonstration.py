@@ -19,7 +19,7 @@ from common.results.page import render_template
 from common.results.records import Curve, Record, read_runs
 from common.results.reported import EXPERIMENTS
 from common.results.tables import markdown
-from common.run_record import read_record
+from common.run_record import require_record
 from common.safe_json import read_json_file
 
 NAME = "demonstration"
@@ -143,20 +143,25 @@ def _section(content: dict[str, Any], records: Sequence[Record]) -> Section:
     for _, experiment in content["rows"]:
         found = [run for run in records if (run.paper, run.experiment) == (content["paper"], experiment)]
         runs[experiment] = tuple(sorted(found, key=lambda run: run.seed))
-    alone = next((tuple(run.last for run in runs[exp]) for name, exp in content["rows"] if name.startswith(ALONE)), ())
+    alone = next((_last(runs[experiment]) for name, experiment in content["rows"] if name.startswith(ALONE)), ())
     lines = [line for name, experiment in content["rows"] for line in _lines(name, runs[experiment], alone)]
-    data = next((read_record(found[0].directory).data for found in runs.values() if found), {})
-    about = (content[key] for key in ("paper", "title", "compares"))
-    return Section(*about, tuple(lines), data.get("classes"), data.get("train_images"))
+    data = next((require_record(found[0].directory).data for found in runs.values() if found), {})
+    paper, title, compares = (content[key] for key in ("paper", "title", "compares"))
+    return Section(paper, title, compares, tuple(lines), data.get("classes"), data.get("train_images"))
+
+
+def _last(runs: Sequence[Record]) -> tuple[float, ...]:
+    """Accuracies after the last epoch."""
+    return tuple(run.last for run in runs if run.last is not None)
 
 
 def _lines(name: str, runs: tuple[Record, ...], alone: tuple[float, ...]) -> list[Line]:
     """One, or one for each exit of a network that has several."""
     if not runs:
         return [Line(name)]
-    exits = [read_record(run.directory).details.get("exits") for run in runs]
+    exits = [require_record(run.directory).details.get("exits") for run in runs]
     if not all(exits):
-        return [Line(name, runs, tuple(run.last for run in runs), alone)]
+        return [Line(name, runs, _last(runs), alone)]
     return [
         Line(f"{name}, {rows[0]['exit'].replace('_', ' ')}", runs, tuple(row["last"] for row in rows), alone)
         for rows in zip(*exits, strict=True)

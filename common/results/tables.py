@@ -39,14 +39,14 @@ def render(report: Report, *, unmeasured: bool = False, metrics: Sequence[str] =
 
 def render_runs(report: Report) -> str:
     """What was found, before the tables that it goes into: a line for each experiment, and for each unfinished run."""
-    measured = {id(line.measured): line for s in report.sections for p in s.parts for line in p.lines if line.measured}
-    measured |= {id(line.measured): line for line in report.others}
+    lines = [*(line for s in report.sections for part in s.parts for line in part.lines), *report.others]
+    measured = {id(line.measured): (line, line.measured.conditions) for line in lines if line.measured}
     rows = [
         [
             *(line.paper, line.cell.experiment or line.cell.row),
-            *(line.show("best"), line.show("last"), line.seeds, line.budget, line.conditions.content),
+            *(line.show("best"), line.show("last"), line.seeds, line.budget, conditions.content),
         ]
-        for line in measured.values()
+        for line, conditions in measured.values()
     ]
     unfinished = {
         line.unfinished.directory: line.unfinished

@@ -71,19 +71,23 @@ def learnable_parameters(distiller: StudentTraining) -> list[nn.Parameter]:
         UserError: something else, or groups with more of their own than a learning rate, which the schedule sets.
     """
     called, found = f"{type(distiller).__name__}.get_learnable_parameters()", []
-    entries: Iterable[Any] = distiller.get_learnable_parameters()
-    for entry in entries:
-        group = entry if isinstance(entry, Mapping) else {"params": [entry]}
-        if own := sorted(group.keys() - {"params", "lr", "name"}):
-            raise UserError(
-                f"{called} has a group with a {', '.join(own)} of its own: the optimizer of SOLVER has none"
-            )
-        for member in [group["params"]] if isinstance(group["params"], Tensor) else group["params"]:
+    for entry in distiller.get_learnable_parameters():
+        for member in _members(entry, called):
             parameter = member[1] if isinstance(member, tuple) and len(member) == 2 else member
             if not isinstance(parameter, Tensor):
                 raise UserError(f"{called} has a {type(parameter).__name__} in it, not a parameter")
             found.append(parameter)
     return found
+
+
+def _members(entry: Any, called: str) -> Iterable[Any]:
+    """What is in a group; an entry that is none is alone."""
+    if not isinstance(entry, Mapping):
+        return [entry]
+    if own := sorted(entry.keys() - {"params", "lr", "name"}):
+        raise UserError(f"{called} has a group with a {', '.join(own)} of its own: the optimizer of SOLVER has none")
+    members = entry["params"]
+    return [members] if isinstance(members, Tensor) else members
 
 
 def extra_parameters(distiller: nn.Module) -> int | float | str | None:
