@@ -181,16 +181,16 @@ def _check_kind(key: str, value: Any, require: Callable[[bool, str, str], None])
     if isinstance(default, str | bool):
         return
     entries = value if isinstance(value, list | tuple) else [value]
-    are_numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in entries)
-    require(are_numbers, key, "a list of numbers" if isinstance(default, list) else "a number")
+    numbers = [n for n in entries if isinstance(n, int | float) and not isinstance(n, bool)]
+    require(len(numbers) == len(entries), key, "a list of numbers" if isinstance(default, list) else "a number")
     if key in POSITIVE:
-        require(all(n >= SMALLEST_NUMBER for n in entries), key, f"positive, at least {SMALLEST_NUMBER:g}")
+        require(all(n >= SMALLEST_NUMBER for n in numbers), key, f"positive, at least {SMALLEST_NUMBER:g}")
     elif key in COUNTS:
-        require(all(isinstance(n, int) and n >= 1 for n in entries), key, "at least 1, and whole")
+        require(all(isinstance(n, int) and n >= 1 for n in numbers), key, "at least 1, and whole")
     elif key not in ANY_SIGN:
-        require(all(n >= 0 for n in entries), key, "at least 0")
+        require(all(n >= 0 for n in numbers), key, "at least 0")
     largest = LARGEST_NUMBER if isinstance(default, float) else LARGEST_COUNT
-    require(all(abs(n) <= largest for n in entries), key, f"at most {largest:g}")
+    require(all(abs(n) <= largest for n in numbers), key, f"at most {largest:g}")
 
 
 def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
