@@ -35,7 +35,7 @@ from benchmarks.first_run.summary import everything, summary
 from benchmarks.first_run.verdicts import ABSENT, FAILED, Check, Verdict, work
 from benchmarks.first_run.workers import Pool, shards_of, worker_command
 from benchmarks.timing import hardware
-from common.command_line import ArgumentParser, cli_main, positive_int
+from common.command_line import ArgumentParser, cli_main, nonnegative_float, positive_int
 from common.errors import UserError
 from common.plan.executors import cpu_count
 from common.training.runs import write_json
@@ -159,7 +159,12 @@ def process_start() -> float:
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=9.0, help="after which everything is over, imports and summary included")
+    add(
+        "--minutes",
+        type=nonnegative_float,
+        default=9.0,
+        help="after which everything is over, imports and summary included",
+    )
     add("--only", nargs="+", default=[], metavar="TEXT", help="checks that have one of these in their names")
     add("--list", action="store_true", help="print the names of the checks and leave")
     add("--output", type=Path, metavar="DIR", help="keep verdicts.json, summary.md and failures.txt there")

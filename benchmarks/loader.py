@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.plain import plain_loader
 from benchmarks.timing import interleave, report
-from common.command_line import REPOSITORY, ArgumentParser, cli_main
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, nonnegative_int, positive_int, thread_count
 from common.data import Augmentation, DeviceLoader, ImageArrays, load_dataset
 from common.errors import UserError
 from tfkd.experiment import CIFAR
@@ -31,10 +31,10 @@ def training_images(root: Path = REPOSITORY / "data") -> ImageArrays:
 @cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2, help="worker processes of the plain loader")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, help="CPU threads of our loader")
+    parser.add_argument("--batch-size", type=positive_int, default=128)
+    parser.add_argument("--workers", type=nonnegative_int, default=2, help="worker processes of the plain loader")
+    parser.add_argument("--rounds", type=positive_int, default=9)
+    parser.add_argument("--threads", type=thread_count, help="CPU threads of our loader")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -17,7 +17,7 @@ from torchvision import transforms
 from benchmarks.loader import training_images
 from benchmarks.plain import normalized, plain_loader
 from benchmarks.timing import interleave, report
-from common.command_line import ArgumentParser, cli_main
+from common.command_line import ArgumentParser, cli_main, nonnegative_int, positive_int, thread_count
 from common.data import Augmentation, DeviceLoader, Normalization, RandAugment
 from common.data.rand_augment import GRAY, MIDDLE, Operation
 
@@ -67,10 +67,10 @@ def _operate(image: Image.Image, operation: Operation, magnitude: float) -> Imag
 @cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="worker processes of the plain loader")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, help="CPU threads of our loader")
+    parser.add_argument("--batch-size", type=positive_int, default=64)
+    parser.add_argument("--workers", type=nonnegative_int, default=2, help="worker processes of the plain loader")
+    parser.add_argument("--rounds", type=positive_int, default=9)
+    parser.add_argument("--threads", type=thread_count, help="CPU threads of our loader")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

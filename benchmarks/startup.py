@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.command_line import REPOSITORY, ArgumentParser, cli_main
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, positive_int
 
 COMMANDS = {
     "tfkd": "tfkd.main --model_dir base_shufflenetv2",
@@ -78,7 +78,7 @@ def measure(command: str, data: Path) -> list[float]:
 @cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive_int, default=3)
     rounds = parser.parse_args().rounds
     from benchmarks.timing import hardware  # here: what this module imports is in the times
     from common.data.synthetic import write_generated

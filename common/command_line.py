@@ -59,8 +59,18 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_with_home(word) for word in words], namespace or argparse.Namespace())
+        words = [_with_home(word) for word in (sys.argv[1:] if args is None else args)]
+        self._refuse_empty(words)
+        return super().parse_known_args(words, namespace or argparse.Namespace())
+
+    def _refuse_empty(self, words: Sequence[str]) -> None:
+        """An empty word or path is a variable that nobody has set; flags with a type of their own say so themselves."""
+        for word, following in zip(words, [*words[1:], None], strict=True):
+            flag, equals, value = word.partition("=")
+            action = self._option_string_actions.get(flag)
+            takes_text = action is not None and action.nargs in (None, "?") and action.type in (None, Path)
+            if takes_text and (value if equals else following) == "":
+                self.error(f"argument {flag}: its value is empty")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -111,6 +121,7 @@ def real_number(low: float, high: float = LARGEST_NUMBER) -> Callable[[str], flo
 
 
 nonnegative_float, positive_float = real_number(0), real_number(SMALLEST_NUMBER)
+momentum_number, decay_factor = real_number(0, 1 - 1e-6), real_number(SMALLEST_NUMBER, 1)
 
 
 def byte_count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,24 @@ def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, 
     """
     several = args.multiprocessing_distributed and args.device in ("auto", "cuda")
     devices = max(1, torch.cuda.device_count()) if several else 1
-    if is_launched() or devices * nodes == 1:
+    if is_launched():
+        return
+    if not 0 <= node < nodes:
+        raise UserError(f"--rank {node} must be from 0 to {nodes - 1}: it numbers the machines of --world-size {nodes}")
+    if devices * nodes == 1:
         return
     scheme, _, place = args.dist_url.partition("://")
     host, _, port = place.rpartition(":")
-    if scheme != "tcp" or not host or not port.isdecimal():
+    if scheme != "tcp" or not host or not (port.isdecimal() and int(port[:9]) < 1 << 16):
         raise UserError(f"--dist-url {args.dist_url} must be tcp://HOST:PORT")
-    if not 0 <= node < nodes:
-        raise UserError(f"--rank {node} must be from 0 to {nodes - 1}: it numbers the machines of --world-size {nodes}")
     if nodes > 1 and args.dist_url == default_url:
         raise UserError("--world-size beyond 1 needs --dist-url tcp://HOST:PORT of the machine with --rank 0")
     master = None if args.dist_url == default_url else (host, int(port))
+    if master:
+        try:
+            socket.getaddrinfo(*master)
+        except OSError as error:  # nobody would wait there, and the others would for minutes
+            raise UserError(f"--dist-url {args.dist_url}: no such machine ({error.strerror})") from error
     launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
 
 

@@ -7,6 +7,7 @@ from common.command_line import (
     nonnegative_float,
     nonnegative_int,
     plain_name,
+    positive_float,
     positive_int,
     whole_number,
 )
@@ -54,7 +55,7 @@ def student_parser(description: str | None) -> ArgumentParser:
         help="a shorter run moves default milestones in proportion",
     )
     add("-b", "--batch-size", type=positive_int, default=PUBLISHED_BATCH_SIZE, help="images per step, over all ranks")
-    add("--init-lr", type=nonnegative_float, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
+    add("--init-lr", type=positive_float, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
     add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the rate falls")
     add(
         "--milestones",

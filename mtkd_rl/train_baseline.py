@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.command_line import cli_main, nonnegative_float, nonnegative_int, plain_name, positive_int
+from common.command_line import (
+    cli_main,
+    decay_factor,
+    momentum_number,
+    nonnegative_float,
+    nonnegative_int,
+    plain_name,
+    positive_float,
+    positive_int,
+)
 from common.data.flags import visible
 from common.errors import UserError
 from common.models import Network
@@ -117,14 +126,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch_size", type=positive_int, default=PUBLISHED_BATCH_SIZE, help="images per step, over all ranks")
     add(
         "--learning_rate",
-        type=nonnegative_float,
+        type=positive_float,
         default=0.05,
         help=f"{LIGHT_RATE} always for {', '.join(LIGHT_MODELS)}",
     )
     add("--lr_decay_epochs", type=int_list, default=MILESTONES, help="after so many epochs the rate drops")
-    add("--lr_decay_rate", type=nonnegative_float, default=GAMMA, help="factor of each drop")
+    add("--lr_decay_rate", type=decay_factor, default=GAMMA, help="factor of each drop")
     add("--weight_decay", type=nonnegative_float, default=5e-4, help="of SGD, without Nesterov")
-    add("--momentum", type=nonnegative_float, default=0.9, help="of SGD")
+    add("--momentum", type=momentum_number, default=0.9, help="of SGD")
     add("--data-folder", default=DATA_FOLDER, help="directory of datasets; the published default means --data-dir")
     add("--checkpoint-dir", default="./checkpoint", help="where runs go")
     add("-t", "--trial", type=plain_name, default="0", help="names the run")

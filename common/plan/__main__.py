@@ -54,7 +54,10 @@ SEARCH_SEEDS = (0, 1, 2)  # of what a search tests in the end, unless the comman
 
 
 def _list(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
+    parts = [part for part in text.split(",") if part]
+    if not parts:
+        raise argparse.ArgumentTypeError("its value is empty")
+    return parts
 
 
 def _seeds(text: str) -> list[int]:

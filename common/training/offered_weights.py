@@ -11,7 +11,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from common.command_line import REPOSITORY, ArgumentParser, cli_main, plain_name
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, plain_name, real_number
 from common.errors import UserError
 from common.run_record import require_record
 from common.training.checkpoints import load_checkpoint, model_weights, save_checkpoint
@@ -25,7 +25,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m common.training.offered_weights", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help="of a run, in whose directory it lies")
     parser.add_argument("-n", "--name", type=plain_name, required=True, help="of the files")
-    parser.add_argument("--accuracy", type=float, metavar="PERCENT", help="test accuracy of the file as it is offered")
+    parser.add_argument(
+        "--accuracy", type=real_number(0, 100), metavar="PERCENT", help="test accuracy of the file as it is offered"
+    )
     parser.add_argument("--command", default="", help="that gives this accuracy, with the directory to type it in")
     return parser.parse_args()
 

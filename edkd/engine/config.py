@@ -160,6 +160,7 @@ def check(cfg: Node) -> None:
     require(trainer in TRAINERS, "SOLVER.TRAINER", f"one of {', '.join(TRAINERS)}")
     require(cfg.SOLVER.TYPE == "SGD", "SOLVER.TYPE", "SGD")
     require(cfg.CRD.MODE in MODES, "CRD.MODE", f"one of {', '.join(MODES)}")
+    require(cfg.SOLVER.LR_DECAY_RATE <= 1, "SOLVER.LR_DECAY_RATE", "at most 1")
     for key in ("SOLVER.MOMENTUM", "CRD.NCE.MOMENTUM"):
         require(0 <= values[key] < 1, key, "at least 0 and below 1")
     if "dot" in trainer:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -70,6 +71,69 @@ def test_absurd_numbers_are_one_line(script, flag, value, tmp_path, monkeypatch,
 def test_processes_are_no_more_than_a_machine_has(script, call):
     ended = call(["--model", "resnet18", "-n", "x", "--checkpoint", "x", "--world-size", "100000"], script)
     assert (ended.code, "--world-size: 100000 is not a number from 1 to 1024" in ended.stderr) == (2, True)
+
+
+# values that are numbers, but none of their kind
+NONE_OF_THEIR_KIND = {
+    "mtkd_rl.train_baseline": ["--learning_rate 0", "--momentum 1", "--lr_decay_rate 0", "--lr_decay_rate 1.5"],
+    "mtkd_rl.train_student_avg": ["--init-lr 0", "--init-lr 1e-300"],
+    "mlkd.train": ["--temperature 1e-300", "--alpha 1.01"],
+    "mlkd.train_teacher": ["--lr 1e-300"],
+    "common.analyze.__main__": ["--temperature 1e-300", "--temperature nan", "--temperature inf"],
+    "common.training.offered_weights": ["--accuracy nan", "--accuracy 101"],
+    "benchmarks.loader": ["--batch-size 0", "--workers -1", "--rounds 0", "--threads 0"],
+    "benchmarks.pairs": ["--batch-size 0", "--workers -1", "--rounds 0", "--threads 0"],
+    "benchmarks.startup": ["--rounds 0"],
+    "benchmarks.layouts": ["--seconds nan", "--minutes -1"],
+    "benchmarks.gpu_first_run": ["--minutes nan", "--minutes -1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [(script, words) for script, cases in NONE_OF_THEIR_KIND.items() for words in cases]
+)
+def test_numbers_that_are_none_of_their_kind(script, words, call):
+    ended = call(words.split(), script)
+    assert ended.code == 2
+    flag = words.split()[0]
+    assert re.fullmatch(rf"error: argument (-\w/)?{flag}: [^\n]+ is not a [^\n]+\n", ended.stderr), ended
+
+
+# flags with words and paths, whose variable nobody has set
+EMPTY = {
+    "tfkd.main": ["--model_dir", "--method", "--data-dir", "--device"],
+    "mtkd_rl.train_baseline": ["--checkpoint-dir", "--data-folder"],
+    "mtkd_rl.train_student_rl": ["--checkpoint-dir", "--resume", "--data"],
+    "mlkd.train": ["--ensemble", "--checkpoint", "--model"],
+    "edkd.tools.train": ["--cfg"],
+    "common.plan.__main__": ["--papers", "--tables", "--cells", "--budget", "--output", "--metrics", "--cluster"],
+    "common.analyze.__main__": ["--json", "--against"],
+    "common.results.__main__": ["--html"],
+}
+
+
+@pytest.mark.parametrize("way", ["two words", "one word"])
+@pytest.mark.parametrize(("script", "flag"), [(script, flag) for script, flags in EMPTY.items() for flag in flags])
+def test_empty_words_are_one_line(script, flag, way, call, workspace):
+    ended = call([flag, ""] if way == "two words" else [f"{flag}="], script)
+    assert ended.code == 2
+    assert re.fullmatch(rf"error: argument {flag}: its value is empty [^\n]+\n", ended.stderr), ended
+    assert not list(workspace.root.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rank 3", "--rank 3 must be from 0 to 0"),
+        ("--world-size 2 --rank 2 --dist-url tcp://127.0.0.1:1", "--rank 2 must be from 0 to 1"),
+        ("--world-size 2 --dist-url tcp://127.0.0.1:70000", "must be tcp://HOST:PORT"),
+        ("--world-size 2 --dist-url tcp://nobody.invalid:23456", "no such machine"),
+    ],
+)
+def test_machines_that_cannot_meet(words, said, call):
+    arguments = ["--arch", "resnet8", "--teacher-name-list", "resnet14", *words.split()]
+    ended = call(arguments, "mtkd_rl.train_student_avg")
+    assert (ended.code, said in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended
 
 
 HALF_SET = {
