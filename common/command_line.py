@@ -120,8 +120,16 @@ def real_number(low: float, high: float = LARGEST_NUMBER) -> Callable[[str], flo
     return read
 
 
-nonnegative_float, positive_float = real_number(0), real_number(SMALLEST_NUMBER)
+positive_float = real_number(SMALLEST_NUMBER)
 momentum_number, decay_factor = real_number(0, 1 - 1e-6), real_number(SMALLEST_NUMBER, 1)
+
+
+def nonnegative_float(text: str) -> float:
+    """Type of a flag: 0, or a positive number."""
+    value = real_number(0)(text)
+    if 0 < value < SMALLEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number to compute with: give 0, or {SMALLEST_NUMBER:g}")
+    return value
 
 
 def byte_count(text: str) -> int:
@@ -151,6 +159,14 @@ def plain_name(text: str) -> str:
     """Type of a flag: one part of a path, which names what a script writes."""
     if text in ("", ".", "..") or "/" in text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not a plain name: it names files, and a / or .. would move them")
+    return _of_a_length(text)
+
+
+def _of_a_length(text: str) -> str:
+    if any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in text.split("/")):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}... is longer than a file's name: {MOST_NAME_BYTES} bytes at most"
+        )
     return text
 
 
@@ -160,7 +176,7 @@ def inner_name(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a plain name: it names a file in a directory given elsewhere"
         )
-    return text
+    return _of_a_length(text)
 
 
 def printable(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.command_line import LARGEST_NUMBER
 from common.errors import UserError
 from common.safe_json import read_json_file
 from common.training.runs import write_json
@@ -112,6 +113,8 @@ def read_ensemble(path: Path) -> EnsembleFile:
     weights = content.get("weights", [1.0] * len(models))
     if not isinstance(weights, list) or not all(type(w) in (int, float) and math.isfinite(w) for w in weights):
         raise UserError(f"{path}: 'weights' must be a list of finite numbers")
+    if any(abs(w) > LARGEST_NUMBER for w in weights):
+        raise UserError(f"{path}: 'weights' must be from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}")
     if len(weights) != len(models):
         raise UserError(f"{path} has {len(weights)} weights for {len(models)} models")
     as_published = _as_published(models, names)

@@ -108,6 +108,8 @@ def chosen_ensemble(args: argparse.Namespace) -> EnsembleFile | None:
         require_architecture(args.model)
         return None
     file = read_ensemble(resolve_path(args.ensemble, PAPER))
+    if not any(file.weights):
+        raise UserError(f"{file.path}: all 'weights' are 0, which leaves no teacher; calibrate.py learns others")
     file.require_architectures()
     return file
 

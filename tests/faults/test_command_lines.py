@@ -77,7 +77,7 @@ def test_processes_are_no_more_than_a_machine_has(script, call):
 NONE_OF_THEIR_KIND = {
     "mtkd_rl.train_baseline": ["--learning_rate 0", "--momentum 1", "--lr_decay_rate 0", "--lr_decay_rate 1.5"],
     "mtkd_rl.train_student_avg": ["--init-lr 0", "--init-lr 1e-300"],
-    "mlkd.train": ["--temperature 1e-300", "--alpha 1.01"],
+    "mlkd.train": ["--temperature 1e-300", "--alpha 1.01", "--mixup-alpha 1e-300"],
     "mlkd.train_teacher": ["--lr 1e-300"],
     "common.analyze.__main__": ["--temperature 1e-300", "--temperature nan", "--temperature inf"],
     "common.training.offered_weights": ["--accuracy nan", "--accuracy 101"],

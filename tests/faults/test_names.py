@@ -78,6 +78,15 @@ def test_a_name_that_is_no_name(flag, name, call, workspace):
     assert snapshot(workspace.root.parent) == before
 
 
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_name_that_no_file_can_have(flag, call, workspace):
+    workspace.experiment(CNN)
+    script, arguments = FLAGS[flag]
+    for name in ("x" * 300, "é" * 150):
+        ended = call([*arguments, name], script)
+        assert (ended.code, "is longer than a file's name: 200 bytes at most" in ended.stderr) == (2, True), ended
+
+
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if "file" not in flag])
 def test_a_name_of_something_new_has_one_part(flag, call):
     script, arguments = FLAGS[flag]

@@ -309,6 +309,7 @@ BAD = {
     "no dogs": (["-m", TEACHER, "-c", "models/a.pth", "-d", "dogs"], "no images in"),
     "alpha": (["-m", TEACHER, "-c", "models/a.pth", "--alpha", "2"], "--alpha: 2 is not a number from 0 to 1"),
     "mixing": (["-m", TEACHER, "-c", "models/a.pth", "--mixup-alpha", "-1"], "-1 is not a number from 0"),
+    "no weights": (["--ensemble", "zero.json"], "all 'weights' are 0, which leaves no teacher"),
     "image size": (["--image-size", "100"], "100 is not a multiple of 32 from 64"),
     "no GPU like that": (["-m", TEACHER, "-c", "models/a.pth", "--device", "cuda:99"], "--device cuda:99"),
 }
@@ -318,6 +319,7 @@ BAD = {
 def test_bad_input_is_one_line_and_writes_nothing(name, run_script, where, ensemble, directory):
     torch.save(timm.create_model(TEACHER, num_classes=10).state_dict(), directory / "models/ten.pth")
     (directory / "absent.json").write_text(json.dumps({"models": [TEACHER] * 3, "names": ["a", "c", "d"]}))
+    (directory / "zero.json").write_text(json.dumps({"models": [TEACHER], "names": ["ten"], "weights": [0]}))
     words, message = BAD[name]
     before = snapshot(directory)
     ended = run_script("train", *where, *words)
