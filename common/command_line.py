@@ -7,6 +7,7 @@ import difflib
 import functools
 import hashlib
 import io
+import itertools
 import math
 import os
 import re
@@ -65,7 +66,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def _refuse_empty(self, words: Sequence[str]) -> None:
         """An empty word or path is a variable that nobody has set; flags with a type of their own say so themselves."""
-        for word, following in zip(words, [*words[1:], None], strict=True):
+        for word, following in itertools.zip_longest(words, words[1:]):
             flag, equals, value = word.partition("=")
             action = self._option_string_actions.get(flag)
             takes_text = action is not None and action.nargs in (None, "?") and action.type in (None, Path)

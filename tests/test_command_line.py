@@ -61,6 +61,12 @@ def test_flags_that_would_do_nothing_are_refused(script, flag, monkeypatch, caps
     assert f"unrecognized arguments: {flag.split()[0]}" in capsys.readouterr().err
 
 
+def test_no_words_at_all():
+    parser = ArgumentParser()
+    parser.add_argument("--budget", default="paper")
+    assert parser.parse_args([]).budget == "paper"
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
