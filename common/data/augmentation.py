@@ -57,8 +57,8 @@ class Augmentation:
 
     def view_numbers(self, draws: AugmentationParams) -> np.ndarray:
         """Which of its image's `view_count` views each sample is, from 0, int64, [n]."""
-        top, left = draws.top_left.astype(np.int64).T
-        crops = top * (2 * self.padding + 1) + left
+        corners = draws.top_left.astype(np.int64)
+        crops = corners[:, 0] * (2 * self.padding + 1) + corners[:, 1]
         return crops * 2 + draws.flipped if self.flip else crops
 
     def draws_of(self, view_numbers: np.ndarray) -> AugmentationParams:
