@@ -65,7 +65,7 @@ class TestChecks:
         for hook in local["hooks"]:
             words = hook["entry"].removesuffix(" --force-exclude")
             assert f"-m {words} " in script
-        assert [hook["entry"].split()[1] for hook in local["hooks"]] == ["check", "format"]
+        assert [hook["id"] for hook in local["hooks"]] == ["ruff-check", "ruff-format", "basedpyright"]
 
     def test_hosted_ci_runs_the_same_script(self):
         content = read_yaml(REPOSITORY / ".github" / "workflows" / "ci.yml")
