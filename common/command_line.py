@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import functools
 import hashlib
 import io
@@ -22,6 +23,11 @@ from common.errors import TrainingError, UserError, is_out_of_memory, memory_sho
 MOST_NAME_BYTES = 200  # of a name in a directory; file systems have 255, and what lies beside it has longer names
 LARGEST_COUNT, LARGEST_NUMBER = 10**6, 1e12  # in flags and keys: more is a slip, and overflows somewhere
 SMALLEST_NUMBER = 1 / LARGEST_NUMBER  # above 0: less divides to infinity somewhere
+# what is wrong with a path that somebody gave
+NO_WAY = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENXIO),
+}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -230,8 +236,8 @@ def cli_main(main: Callable[[], None]) -> Callable[[], None]:
             if is_out_of_memory(error):  # outside of training, which says itself what to lower
                 advice = "take a smaller batch size or image size, fewer workers or processes, or more memory"
                 _exit_with_error(f"error: {memory_shortage(error)}; {advice}", 1)
-            if isinstance(error, OSError):  # such as a full disk
-                _exit_with_error(f"error: {error}", 1)
+            if isinstance(error, OSError):  # such as a full disk, or a path that leads nowhere
+                _exit_with_error(f"error: {error}", 2 if error.errno in NO_WAY else 1)
             raise
 
     return run

@@ -5,11 +5,13 @@ A key that stands twice in one object is refused, where Python would take the la
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,6 +51,24 @@ def read_json_file(path: Path | str) -> Any:
         raise UserError(f"cannot read {path} ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def of_its_shape(path: Path | str, kind: str) -> Iterator[None]:
+    """Within it, what a file's values make fail is said of the file: valid JSON, but something else than expected.
+
+    Args:
+        path: of the file.
+        kind: what it was to be, such as "plan".
+
+    Raises:
+        UserError: something was not there, or of another type.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        why = f"it lacks the key {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path} is no {kind} ({' '.join(why.split())[:200]})") from error
 
 
 def read_json_text(text: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import UserError
 from common.field_types import require_field_types
 from common.results.reported import EXPERIMENTS
-from common.safe_json import read_json_file
+from common.safe_json import of_its_shape, read_json_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,10 @@ def load_budget(name: str, experiments: Path = EXPERIMENTS) -> Budget:
     Raises:
         UserError: there is none of that name; lists those that there are.
     """
-    budgets = read_json_file(experiments / "budgets.json")
-    if name not in budgets:
-        raise UserError(f"no budget '{name}': give one of {', '.join(budgets)}")
-    file = experiments / "budgets.json"
+    budgets = read_json_file(file := experiments / "budgets.json")
+    with of_its_shape(file, "list of budgets"):
+        if name not in (known := list(budgets.keys())):
+            raise UserError(f"no budget '{name}': give one of {', '.join(known)}")
     try:
         content = dict(budgets[name])
         data = content.pop("data")

@@ -23,7 +23,7 @@ from common.plan.seeds import seeds_of
 from common.results.report import DOUBT, NONE, REMARK, CellResult, Section
 from common.results.reported import EXPERIMENTS, PROTOCOLS, Cell, Table, load_tables, plan_files
 from common.results.tables import markdown
-from common.safe_json import read_json_file
+from common.safe_json import of_its_shape, read_json_file
 
 HEAD = f"""# Every published cell
 
@@ -42,7 +42,11 @@ class Settings:
 
     def __init__(self, experiments: Path) -> None:
         self.root = experiments.parent
-        self.plans = {plan["paper"]: plan for plan in map(read_json_file, reversed(plan_files(experiments).values()))}
+        self.plans = {}
+        for file in reversed(plan_files(experiments).values()):
+            plan = read_json_file(file)
+            with of_its_shape(file, "plan"):
+                self.plans[plan["paper"]] = plan
         self.pinned = {
             paper: [
                 content

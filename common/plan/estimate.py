@@ -19,7 +19,7 @@ from common.hardware import cpu_name
 from common.plan.datasets import images_of
 from common.plan.tasks import Task, read_records
 from common.run_record import read_metrics
-from common.safe_json import read_json_file
+from common.safe_json import of_its_shape, read_json_file
 
 STEP_TIMES = "step_times.json"
 BATCH_SIZE_FLAGS = ("SOLVER.BATCH_SIZE", "--batch_size", "--batch-size", "-b")
@@ -40,8 +40,7 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
         output: directory of results.
         experiments: with `step_times.json`.
     """
-    file = experiments / STEP_TIMES
-    table = read_json_file(file) if file.is_file() else {"hardware": "nothing", "date": "never", "runs": {}}
+    table = step_times(experiments)
     own, cache = own_rates(output), TeacherCache()
     hours: dict[str, float] = defaultdict(float)
     unknown, saved = [], 0.0
@@ -80,6 +79,21 @@ def duration(hours: float) -> str:
     if 0 < 60 * hours < 1:
         return "under a minute"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+
+
+def step_times(experiments: Path) -> dict[str, Any]:
+    """The content of `step_times.json`; a table without runs where there is none.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not (file := experiments / STEP_TIMES).is_file():
+        return {"hardware": "nothing", "date": "never", "runs": {}}
+    table = read_json_file(file)
+    with of_its_shape(file, "table of step times"):
+        for measured in table["runs"].values():
+            float(measured["images_per_second"]), int(measured["epochs"])
+        return {"hardware": table["hardware"], "date": table["date"], "runs": table["runs"]}
 
 
 def measured_step(task: Task, table: dict[str, Any]) -> dict[str, Any] | None:
@@ -154,8 +168,7 @@ def total_epochs(task: Task, experiments: Path) -> int:
         UserError: they do not.
     """
     options = dict(zip(task.arguments, task.arguments[1:], strict=False))
-    file = experiments / STEP_TIMES
-    measured = measured_step(task, read_json_file(file)["runs"]) if file.is_file() else None
+    measured = measured_step(task, step_times(experiments)["runs"])
     found = [options.get("--epochs"), (task.params or {}).get("num_epochs"), (measured or {}).get("epochs")]
     known = next((epochs for epochs in found if epochs is not None), None)
     if known is None:

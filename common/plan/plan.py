@@ -37,7 +37,7 @@ from typing import Any
 from common.command_line import REPOSITORY
 from common.errors import UserError
 from common.results.reported import EXPERIMENTS, Table, plan_files
-from common.safe_json import read_json_file
+from common.safe_json import of_its_shape, read_json_file
 
 INHERITED = ("dataset", "flags", "networks", "parameters")
 HEAD_KEYS = {
@@ -115,23 +115,36 @@ def load_plan(experiments: Path = EXPERIMENTS) -> list[PlannedRun]:
             have before.
     """
     contents = [(file, read_json_file(file)) for file in plan_files(experiments).values()]
+    if not contents:
+        raise UserError(f"no plans in {experiments / 'plan'}: --experiments is a directory like {EXPERIMENTS}")
+    for file, content in contents:
+        with of_its_shape(file, "plan"):
+            content["paper"], content["runs"]
     contents.sort(key=lambda pair: pair[0].stem != pair[1]["paper"])  # a paper's own file comes first
     runs: dict[tuple[str, str], PlannedRun] = {}
     heads: dict[str, dict[str, Any]] = {}
     for file, content in contents:
-        head = heads.setdefault(content["paper"], content)
-        _refuse_unknown_keys(content, HEAD_KEYS, file)
-        for entry in content["runs"]:
-            _refuse_unknown_keys(entry, RUN_KEYS, file)
-            run = _planned_run(entry, {**{key: head[key] for key in INHERITED if key in head}, **content}, file)
-            if run.key in runs:
-                raise UserError(f"{file} has the experiment '{run.experiment}', which is planned already")
-            for need in run.depends_on:
-                if (run.paper, need) not in runs:
-                    raise UserError(f"{file}: '{run.experiment}' needs '{need}', which must come before it")
-            runs[run.key] = run
+        with of_its_shape(file, "plan"):
+            head = heads.setdefault(content["paper"], content)
+            _add_runs(runs, file, content, head)
     needed = {(run.paper, need) for run in runs.values() for need in run.depends_on}
     return [dataclasses.replace(run, needed=run.key in needed) for run in runs.values()]
+
+
+def _add_runs(
+    runs: dict[tuple[str, str], PlannedRun], file: Path, content: dict[str, Any], head: dict[str, Any]
+) -> None:
+    """The runs of one file; `head` is the paper's own, whose keys others inherit."""
+    _refuse_unknown_keys(content, HEAD_KEYS, file)
+    for entry in content["runs"]:
+        _refuse_unknown_keys(entry, RUN_KEYS, file)
+        run = _planned_run(entry, {**{key: head[key] for key in INHERITED if key in head}, **content}, file)
+        if run.key in runs:
+            raise UserError(f"{file} has the experiment '{run.experiment}', which is planned already")
+        for need in run.depends_on:
+            if (run.paper, need) not in runs:
+                raise UserError(f"{file}: '{run.experiment}' needs '{need}', which must come before it")
+        runs[run.key] = run
 
 
 def _refuse_unknown_keys(given: dict[str, Any], known: set[str], file: Path) -> None:

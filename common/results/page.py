@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from glob import escape as literal
@@ -34,6 +35,9 @@ def write_page(report: Report, file: Path) -> None:
         temporary.replace(file)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def render_page(report: Report, directory: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.command_line import REPOSITORY
 from common.errors import UserError
-from common.safe_json import read_json_file
+from common.safe_json import of_its_shape, read_json_file
 
 EXPERIMENTS = REPOSITORY / "experiments"
 
@@ -113,15 +113,17 @@ class _Plan:
     def read(cls, experiments: Path) -> _Plan:
         """All files; a paper may have several."""
         plan = cls()
-        for content in map(read_json_file, plan_files(experiments).values()):
-            paper = content["paper"]
-            plan.cells |= content.get("cells", {})
-            for table, controls in content.get("controls", {}).items():
-                plan.controls.setdefault(table, []).extend(controls)
-            for table, note in content.get("notes", {}).items():
-                plan.notes.setdefault(table, []).append(note)
-            for run in content["runs"]:
-                plan.commands[paper, run["experiment"]] = f"cd {paper} && python {run['command']}"
+        for file in plan_files(experiments).values():
+            content = read_json_file(file)
+            with of_its_shape(file, "plan"):
+                paper = content["paper"]
+                plan.cells |= content.get("cells", {})
+                for table, controls in content.get("controls", {}).items():
+                    plan.controls.setdefault(table, []).extend(controls)
+                for table, note in content.get("notes", {}).items():
+                    plan.notes.setdefault(table, []).append(note)
+                for run in content["runs"]:
+                    plan.commands[paper, run["experiment"]] = f"cd {paper} && python {run['command']}"
         return plan
 
 
@@ -132,10 +134,12 @@ def load_tables(experiments: Path = EXPERIMENTS) -> list[Table]:
         UserError: a file that cannot be read, or a plan whose cells are not those of the table.
     """
     plan = _Plan.read(experiments)
-    reported = read_json_file(experiments / "reported.json")["tables"]
-    if surplus := (plan.cells.keys() | plan.controls.keys() | plan.notes.keys()) - {table["id"] for table in reported}:
-        raise UserError(f"{experiments / 'plan'}: no published table '{min(surplus)}' in reported.json")
-    return [_table(content, plan) for content in reported]
+    content, planned = read_json_file(file := experiments / "reported.json"), {*plan.cells, *plan.controls, *plan.notes}
+    with of_its_shape(file, "list of published tables"):
+        reported = content["tables"]
+        if surplus := planned - {table["id"] for table in reported}:
+            raise UserError(f"{experiments / 'plan'}: no published table '{min(surplus)}' in reported.json")
+        return [_table(content, plan) for content in reported]
 
 
 def _table(content: dict[str, Any], plan: _Plan) -> Table:
