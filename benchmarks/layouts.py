@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks.timing import hardware
-from common.command_line import ArgumentParser, cli_main, nonnegative_float, positive_int
+from common.command_line import ArgumentParser, cli_main, nonnegative_float, output_file, positive_int
 from common.data import Augmentation, Batch, DeviceLoader, ImageArrays, Normalization
 from common.errors import UserError
 from common.models import FAMILIES, create_model, list_models
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=3, help="measurements of each side")
     parser.add_argument("--seconds", type=nonnegative_float, default=0.3, help="of a measurement, at least")
     parser.add_argument("--minutes", type=nonnegative_float, default=math.inf, help="no row is begun later than that")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--output", type=output_file, metavar="FILE", help="write the table as JSON, too")
     add_runtime_flags(parser)
     args = parser.parse_args()
     if args.plain or args.compile or args.no_graphs or args.tf32 or args.amp != "off":

@@ -25,7 +25,7 @@ from benchmarks.step import LEARNING_RATE, edkd_setting
 from benchmarks.timing import hardware, how_it_ran, interleave, report
 from common.command_line import REPOSITORY, ArgumentParser, cli_main, positive_int
 from common.data import Augmentation, Dataset, DeviceLoader, ImageArrays
-from common.models import create_model
+from common.models import create_model, list_models
 from common.plan.estimate import STEP_TIMES
 from common.plan.plan import load_plan
 from common.results.reported import EXPERIMENTS
@@ -214,10 +214,18 @@ def keep(pair: str, speedup: float) -> None:
     write_json(file, table)
 
 
+def _pair(text: str) -> str:
+    """Type of a flag: a teacher and a student of mdistiller's family."""
+    names = text.split(",")
+    if len(names) != 2 or not set(names) <= set(list_models("mdistiller")):
+        raise argparse.ArgumentTypeError(f"{text} is not TEACHER,STUDENT (`python -m common.models mdistiller`)")
+    return text
+
+
 @cli_main
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), metavar="TEACHER,STUDENT")
+    parser.add_argument("--pairs", nargs="+", type=_pair, default=list(PAIRS), metavar="TEACHER,STUDENT")
     parser.add_argument("--rounds", type=positive_int, default=3)
     parser.add_argument("--steps", type=positive_int, help="steps a measurement (default: 4, on a GPU 200)")
     parser.add_argument("--workers", type=positive_int, default=2, help="worker processes of the plain loader")

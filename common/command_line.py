@@ -72,12 +72,15 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def _refuse_empty(self, words: Sequence[str]) -> None:
         """An empty word or path is a variable that nobody has set; flags with a type of their own say so themselves."""
-        for word, following in itertools.zip_longest(words, words[1:]):
+        has_paths = any(not action.option_strings and action.type is Path for action in self._actions)
+        for before, word in itertools.pairwise(["", *words]):
             flag, equals, value = word.partition("=")
-            action = self._option_string_actions.get(flag)
-            takes_text = action is not None and action.nargs in (None, "?") and action.type in (None, Path)
-            if takes_text and (value if equals else following) == "":
-                self.error(f"argument {flag}: its value is empty")
+            action = self._option_string_actions.get(flag if equals else before)
+            if (value if equals else word) == "":
+                if action is not None and action.nargs in (None, "?") and action.type in (None, Path):
+                    self.error(f"argument {flag if equals else before}: its value is empty")
+                if action is None and has_paths and not equals:
+                    self.error("a path is empty")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
@@ -145,6 +148,18 @@ def byte_count(text: str) -> int:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: give bytes, or a number with K, M, G or T (4G)")
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def output_file(text: str) -> Path:
+    """Type of a flag: a file to write, in a directory that is there; what cannot be is said before any work."""
+    path = Path(text)
+    if not text:
+        raise argparse.ArgumentTypeError("its value is empty")
+    if path.is_dir() or path.is_fifo():
+        raise argparse.ArgumentTypeError(f"{text} is a {'directory' if path.is_dir() else 'pipe'}: give a file")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no directory {path.parent}")
+    return path
 
 
 def is_inside(path: str) -> bool:

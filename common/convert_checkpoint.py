@@ -10,6 +10,7 @@ import argparse
 import codecs
 import collections
 import functools
+import os
 import pickle
 import re
 import types
@@ -105,6 +106,8 @@ def read_inert(path: Path) -> Any:
     Raises:
         UserError: no checkpoint, a damaged one, or one that is a program.
     """
+    if path.is_fifo():
+        raise UserError(f"cannot read {path} (it is a pipe)")
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -207,7 +210,7 @@ def convert(source: Path, target: Path) -> list[str]:
     Raises:
         UserError: as of `read_inert`, a target that exists, nothing to keep.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise UserError(f"{target} is there already: give another name")
     cleaner = _Cleaner()
     try:

@@ -19,7 +19,15 @@ from common.analysis.mcnemar import McNemar
 from common.analysis.metrics import accuracy_by_group, agreement, optimal_temperature
 from common.analysis.networks import analyze_predictions, analyze_teacher, finite, with_mean
 from common.analyze.sources import Source, check_pair, open_source, own_validation
-from common.command_line import ArgumentParser, cli_main, nonnegative_int, positive_float, positive_int, resolve_path
+from common.command_line import (
+    ArgumentParser,
+    cli_main,
+    nonnegative_int,
+    output_file,
+    positive_float,
+    positive_int,
+    resolve_path,
+)
 from common.data import Dataset, DeviceLoader, ImageArrays, load_dataset
 from common.data.device_loader import evenly_spaced
 from common.data.flags import add_data_flags
@@ -58,7 +66,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add("--train-images", type=nonnegative_int, default=50_000, metavar="N", help="of the training split, at most")
     add("--batch-size", type=positive_int, default=BATCH_SIZE, metavar="N", help="images at a time")
-    add("--json", type=Path, metavar="FILE", help="also write everything, with classes and bins")
+    add("--json", type=output_file, metavar="FILE", help="also write everything, with classes and bins")
     add_data_flags(parser, training=False, folders=False)
     add_runtime_flags(parser, without=TRAINING_ONLY)
     return parser.parse_args(arguments)

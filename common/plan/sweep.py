@@ -170,13 +170,35 @@ def make_grids(
     for run in runs:
         own = tuple(axis for axis in axes if _plain(axis.key) in has.get(run.key, {}))
         if own and run.key not in needed:
-            grids.append(Grid(run, own, {axis.key: has[run.key][_plain(axis.key)] for axis in own}))
+            published = {axis.key: has[run.key][_plain(axis.key)] for axis in own}
+            for axis in own:
+                _require_numbers(axis, published[axis.key], run)
+            grids.append(Grid(run, own, published))
         elif all_of_them and run.trains and run.key not in needed:
             keys = ", ".join(axis.key for axis in axes)
             raise UserError(
                 f"--sweep: {run.experiment} has none of the keys {keys}: give one of its own, or fewer --cells"
             )
     return grids
+
+
+def _require_numbers(axis: Axis, published: Any, run: PlannedRun) -> None:
+    """Raises:
+    UserError: words for a key that is published with a number, which every trial would end with.
+    """
+    if (number := _finite(published)) is None:
+        return
+    if wrong := next((value for value in axis.values if _finite(value) is None), None):
+        raise UserError(f"--sweep: {axis.key} is a number ({number:g} in {run.experiment}), and '{wrong}' is none")
+
+
+def _finite(value: Any) -> float | None:
+    """The number that a value is, or says; None where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
 def _settings_of(run: PlannedRun, settings: Settings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.command_line import ArgumentParser, cli_main
+from common.command_line import ArgumentParser, cli_main, output_file
 from common.errors import UserError
 from common.results.curves import Plot, chart
 from common.results.page import render_template
@@ -194,7 +194,7 @@ def render_svg(sections: Sequence[Section]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m common.results.demonstration", description=__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="results of the demonstration")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="also draw the learning curves")
+    parser.add_argument("--svg", type=output_file, metavar="FILE", help="also draw the learning curves")
     return parser.parse_args()
 
 

@@ -197,6 +197,8 @@ def delete(path: Path) -> int:
 def main() -> None:
     args = parse_arguments()
     directory = args.data_dir / DIRECTORY / TEACHERS
+    if not args.data_dir.is_dir():
+        raise UserError(f"no directory {args.data_dir}: --data-dir is that of the datasets")
     paths = chosen(directory, args.names)
     if not paths:
         print(f"no teachers' logits in {directory}")

@@ -11,6 +11,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
+import torch
+
 from common.command_line import REPOSITORY, ArgumentParser, cli_main, plain_name, real_number
 from common.errors import UserError
 from common.run_record import require_record
@@ -42,7 +44,12 @@ def main() -> None:
     weights = model_weights(load_checkpoint(args.checkpoint), args.checkpoint)
     record, file = require_record(args.checkpoint.parent), DIRECTORY / f"{args.name}.pt"
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    save_checkpoint({key: v.half() if v.is_floating_point() else v for key, v in weights.items()}, file)
+    offered = {key: v.half() if v.is_floating_point() else v for key, v in weights.items()}
+    if file.exists():
+        before = load_checkpoint(file)
+        if before.keys() != offered.keys() or not all(torch.equal(offered[key], before[key]) for key in offered):
+            raise UserError(f"{file} holds other weights, which somebody may have: give another --name, or remove it")
+    save_checkpoint(offered, file)
     if (size := file.stat().st_size) > LARGEST:
         file.unlink()
         raise UserError(f"{args.name} has {size / 1e6:.1f} MB, and no more than {LARGEST / 1e6:.0f} MB are offered")

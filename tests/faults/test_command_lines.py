@@ -1,5 +1,6 @@
 """Absurd numbers in flags, and an environment that is half set: one line, exit 2, nothing written."""
 
+import errno
 import importlib
 import io
 import os
@@ -119,6 +120,47 @@ def test_empty_words_are_one_line(script, flag, way, call, workspace):
     assert ended.code == 2
     assert re.fullmatch(rf"error: argument {flag}: its value is empty [^\n]+\n", ended.stderr), ended
     assert not list(workspace.root.iterdir())
+
+
+OUTPUTS = {
+    "common.analyze.__main__": ["x", "--json"],
+    "common.results.__main__": [".", "--html"],
+    "common.results.demonstration": [".", "--svg"],
+    "benchmarks.layouts": ["--output"],
+}
+
+
+@pytest.mark.parametrize("script", OUTPUTS)
+def test_files_that_cannot_be_written_are_said_before_any_work(script, call, workspace):
+    (workspace.root / "directory").mkdir()
+    os.mkfifo(workspace.root / "pipe")
+    for place, said in {"directory": "is a directory", "pipe": "is a pipe", "none/x": "no directory none"}.items():
+        ended = call([*OUTPUTS[script], place], script)
+        assert (ended.code, said in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended
+    assert len(list(workspace.root.iterdir())) == 2
+
+
+@pytest.mark.parametrize("script", ["common.results.__main__", "common.results.demonstration"])
+def test_an_empty_path_is_not_the_working_directory(script, call):
+    ended = call([""], script)
+    assert (ended.code, ended.stderr.startswith("error: a path is empty (see ")) == (2, True), ended
+
+
+def test_logits_of_teachers_where_there_are_no_data(call):
+    for action in (["list"], ["verify"], ["delete", "--all"]):
+        ended = call([*action, "--data-dir", "nowhere"], "common.teacher_cache.__main__")
+        assert (ended.code, ended.stderr) == (2, "error: no directory nowhere: --data-dir is that of the datasets\n")
+
+
+@pytest.mark.parametrize(("errno_", "code"), [(errno.ENAMETOOLONG, 2), (errno.EROFS, 2), (errno.ENOSPC, 1)])
+def test_paths_that_lead_nowhere_are_bad_input_and_full_disks_are_not(errno_, code, monkeypatch):
+    def main() -> None:
+        raise OSError(errno_, os.strerror(errno_), "x")
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli_main(main)()
+    assert ended.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import UserError
 from common.plan.plan import PlannedRun
-from common.plan.sweep import Axis, Grid, equal_trials, parse_axes, parse_axis, rungs
+from common.plan.sweep import Axis, Grid, _require_numbers, equal_trials, parse_axes, parse_axis, rungs
 from tests.plan.test_runner import ALONE, Plan
 
 SWEEPS = "out/smoke/sweeps"
@@ -52,6 +52,17 @@ def test_axes():
 def test_bad_axes(texts, words):
     with pytest.raises(UserError, match=words):
         parse_axes(texts)
+
+
+@pytest.mark.parametrize("published", [4, 0.5, "4", 1e-4])
+def test_words_for_a_number(published):
+    run = grid("a").run
+    _require_numbers(parse_axis("x=2,1e-3,0.5"), published, run)
+    for text in ("x=2,many", "x=nan,1", "x=1,inf"):
+        with pytest.raises(UserError, match=r"^--sweep: x is a number \(.* in a\), and '\w+' is none$"):
+            _require_numbers(parse_axis(text), published, run)
+    _require_numbers(parse_axis("x=code,paper"), "code", run)
+    _require_numbers(parse_axis("x=True,False"), True, run)
 
 
 def test_grids_are_tried_whole_and_in_order():

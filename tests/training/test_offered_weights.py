@@ -13,6 +13,7 @@ from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
 from common.training.offered_weights import DIRECTORY, LARGEST, digest_of
 from common.training.runtime import Runtime
+from tests.run_records import make_record
 
 RECORDS = sorted(DIRECTORY.glob("*.json"))
 
@@ -44,6 +45,21 @@ def test_a_file_is_the_one_of_its_record(record):
     page = (DIRECTORY / "README.md").read_text()
     assert f"{content['accuracy']:.2f}" in page
     assert content["command"].split(": ")[-1] in page
+
+
+def test_what_is_offered_is_not_overwritten(tmp_path, monkeypatch, call):
+    monkeypatch.setattr("common.training.offered_weights.DIRECTORY", tmp_path / "weights")
+    script, run = "common.training.offered_weights", tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps(make_record().to_json()))
+    torch.save({"model": {"a": torch.ones(2)}}, run / "x.pth")
+    torch.save({"model": {"a": torch.zeros(2)}}, run / "y.pth")
+    assert call([str(run / "x.pth"), "-n", "mine"], script).code == 0
+    before = (tmp_path / "weights/mine.pt").read_bytes()
+    ended = call([str(run / "y.pth"), "-n", "mine", "--accuracy", "50"], script)
+    assert (ended.code, "mine.pt holds other weights" in ended.stderr) == (2, True)
+    assert (tmp_path / "weights/mine.pt").read_bytes() == before
+    assert call([str(run / "x.pth"), "-n", "mine", "--accuracy", "50"], script).code == 0, "the same ones, evaluated"
 
 
 @pytest.mark.slow
