@@ -148,6 +148,10 @@ def parse_arguments() -> argparse.Namespace:
         )
     args.budget = args.budget or (NAME if args.quick else "paper")
     args.plan = args.experiments / NAME if args.quick else args.experiments
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"argument --output: {args.output} is no directory")
+    if (args.cpus_per_run != 1 or args.gpus_per_run is not None) and args.cluster is None:
+        parser.error("--cpus-per-run and --gpus-per-run are for a cluster: give --cluster ADDRESS")
     if (args.trials or args.halving) and not args.sweep:
         parser.error("--trials and --halving are for a search: give --sweep KEY=VALUE,VALUE")
     if args.sweep and args.seeds and len(args.seeds) < 2:

@@ -91,9 +91,11 @@ def step_times(experiments: Path) -> dict[str, Any]:
         return {"hardware": "nothing", "date": "never", "runs": {}}
     table = read_json_file(file)
     with of_its_shape(file, "table of step times"):
-        for measured in table["runs"].values():
-            float(measured["images_per_second"]), int(measured["epochs"])
-        return {"hardware": table["hardware"], "date": table["date"], "runs": table["runs"]}
+        runs = {
+            name: {**run, "images_per_second": float(run["images_per_second"]), "epochs": int(run["epochs"])}
+            for name, run in table["runs"].items()
+        }
+        return {"hardware": table["hardware"], "date": table["date"], "runs": runs}
 
 
 def measured_step(task: Task, table: dict[str, Any]) -> dict[str, Any] | None:

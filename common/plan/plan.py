@@ -117,10 +117,11 @@ def load_plan(experiments: Path = EXPERIMENTS) -> list[PlannedRun]:
     contents = [(file, read_json_file(file)) for file in plan_files(experiments).values()]
     if not contents:
         raise UserError(f"no plans in {experiments / 'plan'}: --experiments is a directory like {EXPERIMENTS}")
+    papers: dict[Path, str] = {}
     for file, content in contents:
         with of_its_shape(file, "plan"):
-            content["paper"], content["runs"]
-    contents.sort(key=lambda pair: pair[0].stem != pair[1]["paper"])  # a paper's own file comes first
+            papers[file] = content["paper"]
+    contents.sort(key=lambda pair: pair[0].stem != papers[pair[0]])  # a paper's own file comes first
     runs: dict[tuple[str, str], PlannedRun] = {}
     heads: dict[str, dict[str, Any]] = {}
     for file, content in contents:

@@ -17,6 +17,7 @@ from common.results.records import read_runs, unfinished_runs
 from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, load_tables
 from common.results.tables import render, render_runs
+from common.run_record import NAME
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -32,6 +33,10 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.directories and not args.compare:
         parser.error("give a directory with runs")
+    if files := [path for path in args.directories if path.is_file() and path.name != NAME]:
+        parser.error(f"{files[0]} is neither a directory nor a {NAME}")
+    if args.across_budgets and not args.compare:
+        parser.error("--across-budgets is for --compare A B")
     return args
 
 

@@ -140,6 +140,24 @@ def test_files_that_cannot_be_written_are_said_before_any_work(script, call, wor
     assert len(list(workspace.root.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("common.plan.__main__", "--dry-run --output file", "argument --output: file is no directory"),
+        ("common.plan.__main__", "--dry-run --cpus-per-run 2", "are for a cluster: give --cluster"),
+        ("common.plan.__main__", "--dry-run --gpus-per-run 0.5", "are for a cluster: give --cluster"),
+        ("common.results.__main__", "file", "file is neither a directory nor a run.json"),
+        ("common.results.__main__", ". --across-budgets", "--across-budgets is for --compare"),
+        ("benchmarks.teacher_cache", "--pairs resnet8", "resnet8 is not TEACHER,STUDENT"),
+        ("benchmarks.teacher_cache", "--pairs resnet8,resnet9", "resnet8,resnet9 is not TEACHER,STUDENT"),
+    ],
+)
+def test_what_a_flag_cannot_be_used_for(script, words, said, call, workspace):
+    (workspace.root / "file").touch()
+    ended = call(words.split(), script)
+    assert (ended.code, said in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended
+
+
 @pytest.mark.parametrize("script", ["common.results.__main__", "common.results.demonstration"])
 def test_an_empty_path_is_not_the_working_directory(script, call):
     ended = call([""], script)
