@@ -118,6 +118,8 @@ def _identity(folder: Path, release: _Release, digests: dict[str, str]) -> tuple
 
 
 def _read_bytes(path: Path) -> bytes:
+    if path.is_fifo():  # which would be waited for
+        raise UserError(f"cannot read {path} (it is a pipe)")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -85,7 +85,7 @@ def read_image(file: Path) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open(file, "rb") as stream:
+        with _opened(file) as stream:
             image = Image.open(stream)
             _require_size(image.size)
             return _to_rgb(image)
@@ -177,10 +177,15 @@ def fingerprint(root: Path, name: str, parts: Sequence[Members]) -> str:
     return digest.hexdigest()
 
 
+def _opened(file: Path) -> BinaryIO:
+    """A file to read; a pipe, which would be waited for, is an empty one."""
+    return open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
 def _digests(files: Sequence[Path]) -> np.ndarray:
     def digest_of(file: Path) -> str:
         try:
-            with open(file, "rb") as stream:
+            with _opened(file) as stream:
                 digest = hashlib.md5()
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)

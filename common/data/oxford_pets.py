@@ -9,6 +9,7 @@ from common.data.download import fetch_archive
 from common.data.image_files import ImageFiles
 from common.data.images import Members, fingerprint, without_bad
 from common.errors import UserError
+from common.safe_json import read_text
 
 FOLDER = "oxford-iiit-pet"
 COUNTS = (3680, 3669)  # published images for training and testing
@@ -51,7 +52,7 @@ def _read_list(folder: Path, part: str) -> Members:
     """The images that `annotations/<part>.txt` names, a line each: name, class from 1, and more."""
     path = folder / "annotations" / f"{part}.txt"
     try:
-        rows = [line.split() for line in path.read_text().splitlines() if line and not line.startswith("#")]
+        rows = [line.split() for line in read_text(path).splitlines() if line and not line.startswith("#")]
         members = [(folder / "images" / f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror})") from error

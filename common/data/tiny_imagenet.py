@@ -12,6 +12,7 @@ from common.data.download import fetch_archive
 from common.data.image_folder import decode_parts
 from common.data.images import fingerprint, without_bad
 from common.errors import UserError
+from common.safe_json import read_text
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -29,9 +30,9 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
     if not folder.is_dir():
         fetch_archive(URL, MD5, root, FOLDER, "tiny_imagenet", layout=FOLDER, download=download)
     try:
-        wnids = (folder / "wnids.txt").read_text().split()
-        words = dict(line.split("\t", 1) for line in (folder / "words.txt").read_text().splitlines() if "\t" in line)
-        rows = (folder / "val/val_annotations.txt").read_text().splitlines()
+        wnids = read_text(folder / "wnids.txt").split()
+        words = dict(line.split("\t", 1) for line in read_text(folder / "words.txt").splitlines() if "\t" in line)
+        rows = read_text(folder / "val/val_annotations.txt").splitlines()
         annotations = [(file, wnid) for file, wnid, *_ in (row.split("\t") for row in rows)]
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not Tiny-ImageNet in its published layout: {error}") from error

@@ -58,6 +58,15 @@ def test_cifar(name, folder, train, test, labels, generated_data):
     assert data.content == "synthetic dataset (common.data.synthetic), not the real data"
 
 
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_pipe_is_not_waited_for(name, generated_data, tmp_path):
+    shutil.copytree(generated_data / "cifar-100-python", folder := tmp_path / "cifar-100-python")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"cannot read {folder / name} \(it is a pipe\)"):
+        load_dataset("cifar100", tmp_path, download=False)
+
+
 def test_other_content_is_named_as_such(generated_data, tmp_path):
     folder = shutil.copytree(generated_data / "cifar-10-batches-py", tmp_path / "cifar-10-batches-py")
     same = load_dataset("cifar10", tmp_path)
@@ -126,6 +135,10 @@ def test_tiny_imagenet(tiny):
     assert np.array_equal(data.test.pixels[-1], last)
 
 
+def _replace(folder: Path) -> None:
+    (folder / "val/val_annotations.txt").write_text(f"x.JPEG\t{(folder / 'wnids.txt').read_text().split()[0]}\n")
+
+
 DAMAGES = {
     "no wnids.txt": (lambda f: (f / "wnids.txt").unlink(), "is not Tiny-ImageNet .*No such file.*wnids.txt"),
     "no annotations": (
@@ -143,6 +156,11 @@ DAMAGES = {
     ),
     "no training images": (lambda f: shutil.rmtree(f / "train"), "no training images"),
     "no validation images": (lambda f: (f / "val/val_annotations.txt").write_text(""), "no validation images"),
+    "a pipe for words": (
+        lambda f: ((f / "words.txt").unlink(), os.mkfifo(f / "words.txt")),
+        "is not Tiny-ImageNet .*not a plain file",
+    ),
+    "a pipe for an image": (lambda f: os.mkfifo(f / "val/images/x.JPEG") or _replace(f), "cannot read image .*x.JPEG"),
     "missing image": (lambda f: next((f / "val/images").iterdir()).unlink(), "cannot read image .*No such file"),
     "truncated image": (
         lambda f: os.truncate(next(f.rglob("train/*/images/*.JPEG")), 300),
