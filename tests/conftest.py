@@ -16,6 +16,9 @@ import pytest
 from common.data.synthetic import write_generated
 from tests.processes import Ended, Workspace
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; Ctrl-C is tested in children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def generated_data(tmp_path_factory) -> Path:
