@@ -161,6 +161,12 @@ def check(cfg: Node) -> None:
     require(cfg.SOLVER.TYPE == "SGD", "SOLVER.TYPE", "SGD")
     require(cfg.CRD.MODE in MODES, "CRD.MODE", f"one of {', '.join(MODES)}")
     require(cfg.SOLVER.LR_DECAY_RATE <= 1, "SOLVER.LR_DECAY_RATE", "at most 1")
+    for key in ("FITNET.INPUT_SIZE", "VID.INPUT_SIZE"):
+        require(len(values[key]) == 2, key, "height and width")
+    stages = {key: len(values[f"REVIEWKD.{key}"]) for key in ("SHAPES", "OUT_SHAPES", "IN_CHANNELS", "OUT_CHANNELS")}
+    for key, count in stages.items():
+        agrees = count == stages["SHAPES"] > 0 or kind != "REVIEWKD"
+        require(agrees, f"REVIEWKD.{key}", f"a list with a number a stage, as REVIEWKD.{', '.join(stages)} all are")
     for key in ("SOLVER.MOMENTUM", "CRD.NCE.MOMENTUM"):
         require(0 <= values[key] < 1, key, "at least 0 and below 1")
     if "dot" in trainer:
