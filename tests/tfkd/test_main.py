@@ -271,7 +271,7 @@ def test_double_training_starts_from_the_trained_baseline(workspace):
     assert workspace.run(BASELINE, "--epochs", "5").code == 0
     before = {name: checkpoint(directory / name)["state_dict"] for name in ("0.pth.tar", "best.pth.tar")}
     assert not torch.equal(before["0.pth.tar"]["fc2.weight"], before["best.pth.tar"]["fc2.weight"])
-    workspace.experiment(BASELINE, learning_rate=1e-30)
+    workspace.experiment(BASELINE, learning_rate=1e-12)
     ended = workspace.run(BASELINE, *ONE, "--double_training")
     assert (ended.code, ended.stderr) == (0, "")
     after = {name: checkpoint(directory / name)["state_dict"] for name in ("0.pth.tar", "best.pth.tar")}
@@ -288,7 +288,7 @@ def test_restored_run_starts_again_with_weights_and_optimizer(workspace):
     assert workspace.run(CNN, "--epochs", "2").code == 0
     before = checkpoint(directory / "last.pth.tar")
     shutil.copy(directory / "last.pth.tar", directory / "mine.pth.tar")
-    workspace.experiment(CNN, learning_rate=1e-30)
+    workspace.experiment(CNN, learning_rate=1e-12)
     ended = workspace.run(CNN, *ONE, "--restore_file", "mine", "--overwrite")
     assert (ended.code, ended.stderr) == (0, "")
     after = checkpoint(directory / "last.pth.tar")
@@ -306,7 +306,7 @@ def test_teacher_free_variants_restore_from_the_model_directory(flag, place, wor
     directory = workspace.experiment(CNN)
     assert workspace.run(CNN, *ONE).code == 0
     before = checkpoint(directory / "best.pth.tar")["state_dict"]
-    workspace.experiment(CNN, learning_rate=1e-30)
+    workspace.experiment(CNN, learning_rate=1e-12)
     assert workspace.run(CNN, *ONE, flag).code == 0  # a best.pth.tar of its own, from other weights
     own = checkpoint(directory / place / "best.pth.tar")["state_dict"]
     assert not torch.equal(own["fc2.weight"], before["fc2.weight"])
