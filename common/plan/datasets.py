@@ -61,7 +61,7 @@ def ensure_dataset(dataset: str, directory: Path, budget: Budget) -> str | None:
 
     try:
         if budget.generated:
-            print(f"writing the synthetic dataset to {directory}")
+            print(f"writing a synthetic {dataset} to {directory}")
             classes, train, test = budget.images.get(dataset, (None, None, None))
             directory.mkdir(parents=True, exist_ok=True)
             with locked(directory / LOCK):

@@ -11,12 +11,17 @@ from common.plan.datasets import ensure_dataset
 from common.plan.plan import load_plan, select
 from common.plan.tasks import State, Task, make_tasks
 from common.results.reported import EXPERIMENTS, load_tables
+from tests.mlkd.checks import CONFIG
 from tests.processes import Process
 
 pytestmark = pytest.mark.slow
 
+# these commands are in other tests: tests/mlkd/test_readme.py, and tests/mlkd/test_scripts.py for two processes
+ELSEWHERE = ["mlkd * ensemble*", "mlkd * calibrate *"]
+ELSEWHERE += [f"mlkd * teacher {name}" for name in CONFIG["models"] if not name.startswith("resnetv2_")]
+
 BUDGET = load_budget("smoke")
-RUNS = select(load_plan(), load_tables(), left_out=list(BUDGET.leaves_out))
+RUNS = select(load_plan(), load_tables(), left_out=[*BUDGET.leaves_out, *ELSEWHERE])
 
 # Networks that have hardly trained have hardly any batch-norm statistics, and each layer may enlarge what the one
 # before gave; rounding, which differs between processors, then decides whether a loss is finite. Losses here are below
