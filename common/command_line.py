@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import functools
@@ -14,7 +15,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -228,10 +229,8 @@ def cli_main(main: Callable[[], None]) -> Callable[[], None]:
     """Turn exceptions into exit codes: 2 and one line for bad input, 1 for training that failed, 130 when stopped."""
 
     @functools.wraps(main)
+    @_signals_stop()
     def run() -> None:
-        signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(signal.SIGHUP, _stop)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character is no reason to end
                 stream.reconfigure(errors="backslashreplace")
@@ -256,6 +255,20 @@ def cli_main(main: Callable[[], None]) -> Callable[[], None]:
             raise
 
     return run
+
+
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Within it, signals that ask for an end are as Ctrl-C."""
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, _stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(signal_number: int, frame: object) -> NoReturn:

@@ -42,7 +42,6 @@ def call(workspace, monkeypatch, capsys) -> Callable[..., Ended]:
     def main(arguments: list[str], script: str = "tfkd.main") -> Ended:
         monkeypatch.chdir(workspace.root)
         monkeypatch.setattr(sys, "argv", [f"{script.rpartition('.')[2]}.py", *arguments])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         capsys.readouterr()
         code = 0
         with warnings.catch_warnings(record=True) as caught:  # pytest would keep them from standard error
@@ -51,9 +50,6 @@ def call(workspace, monkeypatch, capsys) -> Callable[..., Ended]:
                 importlib.import_module(script).main()
             except SystemExit as exit:
                 code = exit.code
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
         output, errors = capsys.readouterr()
         return Ended(code, output, errors + "".join(str(warning.message) for warning in caught))
 

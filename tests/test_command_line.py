@@ -134,11 +134,10 @@ def test_paths_that_no_file_can_have(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("advice", "said"), [((), "stopped\n"), (("the same command with --resume goes on",), None)], ids=["none", "some"]
 )
-def test_stopping_advises_only_what_helps(advice, said, capsys, monkeypatch):
+def test_stopping_advises_only_what_helps(advice, said, capsys):
     def stopped() -> None:
         raise KeyboardInterrupt(*advice)
 
-    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as end:
         cli_main(stopped)()
     assert end.value.code == 130

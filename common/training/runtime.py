@@ -177,35 +177,49 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         raise UserError("--plain leaves out what makes steps faster: give it without --compile")
     if args.tf32 and not _has_tf32(device):
         raise UserError(f"--tf32 needs an NVIDIA GPU of Ampere's generation or newer, which {device} is not")
-    if args.num_threads:
-        torch.set_num_threads(args.num_threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.benchmark = True
-    use_tf32(args.tf32)
-    if world_size > 1:
-        wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
-        nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
-        _meet("nccl" if nccl else "gloo", device if nccl else None)
-    torch.manual_seed(args.seed)
-    try:
-        yield Runtime(
-            device,
-            amp=args.amp,
-            compile=args.compile,
-            plain=args.plain,
-            tf32=args.tf32,
-            graphs=not args.no_graphs,
-            seed=args.seed,
-            rank=rank,
-            world_size=world_size,
-            stop_after=args.stop_after,
-            teacher_cache=args.teacher_cache,
-            teacher_cache_limit=args.teacher_cache_limit,
-        )
-    finally:
+    with _settings_put_back():
+        if args.num_threads:
+            torch.set_num_threads(args.num_threads)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            torch.backends.cudnn.benchmark = True
+        use_tf32(args.tf32)
         if world_size > 1:
-            dist.destroy_process_group()
+            wanted = getattr(args, "dist_backend", "nccl")  # where a script has that flag
+            nccl = wanted == "nccl" and device.type == "cuda" and dist.is_nccl_available()
+            _meet("nccl" if nccl else "gloo", device if nccl else None)
+        torch.manual_seed(args.seed)
+        try:
+            yield Runtime(
+                device,
+                amp=args.amp,
+                compile=args.compile,
+                plain=args.plain,
+                tf32=args.tf32,
+                graphs=not args.no_graphs,
+                seed=args.seed,
+                rank=rank,
+                world_size=world_size,
+                stop_after=args.stop_after,
+                teacher_cache=args.teacher_cache,
+                teacher_cache_limit=args.teacher_cache_limit,
+            )
+        finally:
+            if world_size > 1:
+                dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _settings_put_back() -> Iterator[None]:
+    """What is set of PyTorch's within it ends with it: threads, the search for kernels, TensorFloat-32."""
+    threads, search = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = search
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 def _place_among_processes() -> tuple[int, int, int]:
