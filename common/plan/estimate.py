@@ -60,7 +60,7 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
             saved += less
         hours[task.run.paper] += images(task, measured["epochs"]) / rate / 3600
     if unknown and not hours:
-        return f"no estimate: runs such as {unknown[0]} were never measured"
+        return f"no estimate of what remains: runs such as {unknown[0]} were never measured"
     papers = ", ".join(f"{paper} {duration(value)}" for paper, value in hours.items())
     total = sum(hours.values())
     where = "this machine's CPU" if table["hardware"].startswith(f"{cpu_name()} (CPU)") else "a CPU"

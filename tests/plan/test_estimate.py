@@ -70,7 +70,7 @@ def test_what_was_never_measured_is_said(tmp_path):
     write(tmp_path, [1.0], None)
     tasks = [task(tmp_path, experiment="new"), task(tmp_path, experiment="an evaluation", trains=False)]
     text = estimate(tasks, tmp_path / "results", tmp_path)
-    assert text == "no estimate: runs such as stub new (seed 0) were never measured"
+    assert text == "no estimate of what remains: runs such as stub new (seed 0) were never measured"
     assert estimate([], tmp_path / "results", tmp_path / "nowhere").endswith(" 0 minutes")
 
 
