@@ -263,12 +263,19 @@ def _signals_stop() -> Iterator[None]:
     heard = [signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         heard.append(signal.SIGHUP)
-    before = {number: signal.signal(number, _stop) for number in heard}
+    with signals_handled(heard, _stop):
+        yield
+
+
+@contextlib.contextmanager
+def signals_handled(numbers: Iterable[signal.Signals], handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Within it, signals go to `handler`; after it, where they went before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _stop(signal_number: int, frame: object) -> NoReturn:

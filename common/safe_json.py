@@ -13,7 +13,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from common.errors import UserError
 
@@ -23,6 +23,11 @@ MAX_BYTES, MAX_DEPTH = 1 << 26, 64  # far more than any record, plan or paramete
 _TOKENS = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?|[{}\[\]]')
 
 
+def open_at_once(path: Path | str) -> BinaryIO:
+    """A file to read; a pipe, which would be waited for, is an empty one."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
 def read_text(path: Path | str) -> str:
     """The text of a file, in UTF-8 with or without a byte order mark.
 
@@ -30,7 +35,7 @@ def read_text(path: Path | str) -> str:
         OSError: it cannot be opened, or is no plain file; a pipe or a device is not waited for.
         ValueError: it is not UTF-8, or longer than any file that is read here.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open_at_once(path) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(None, "not a plain file", str(path))
         content = file.read(MAX_BYTES + 1)

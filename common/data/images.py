@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from common.command_line import printable
 from common.data.cache import cached
 from common.errors import UserError, is_damage
+from common.safe_json import open_at_once
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,7 +86,7 @@ def read_image(file: Path) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _opened(file) as stream:
+        with open_at_once(file) as stream:
             image = Image.open(stream)
             _require_size(image.size)
             return _to_rgb(image)
@@ -177,15 +178,10 @@ def fingerprint(root: Path, name: str, parts: Sequence[Members]) -> str:
     return digest.hexdigest()
 
 
-def _opened(file: Path) -> BinaryIO:
-    """A file to read; a pipe, which would be waited for, is an empty one."""
-    return open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-
-
 def _digests(files: Sequence[Path]) -> np.ndarray:
     def digest_of(file: Path) -> str:
         try:
-            with _opened(file) as stream:
+            with open_at_once(file) as stream:
                 digest = hashlib.md5()
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)

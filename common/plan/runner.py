@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
+from common.command_line import signals_handled
 from common.errors import UserError
 from common.plan.executors import LOST, Executor, ExecutorGoneError, Job
 from common.plan.progress import Display, last_line
@@ -98,12 +99,8 @@ class Runner:
         def count(number: int, frame: object) -> None:
             self._signals += 1
 
-        before = {number: signal.signal(number, count) for number in STOP_SIGNALS}
-        try:
+        with signals_handled(STOP_SIGNALS, count):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _start_what_can(self) -> None:
         for task in list(self.pending):
