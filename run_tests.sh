@@ -12,5 +12,6 @@ fi
 "$PYTHON" -m ruff format --check .
 # it would look for the packages in the first python of the PATH
 "$PYTHON" -m basedpyright --pythonpath "$(command -v "$PYTHON")"
-# a test has one thread; those of a file stay together, for what they share takes long to make
-"$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+# A test has one thread; those of a file stay together, for what they share takes long to make. A crashed worker ends
+# the run: pytest-xdist 3.8 waits for ever for what it would give to the next one.
+"$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 "$@"

@@ -20,6 +20,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiler_cache(tmp_path_factory) -> None:
+    """`torch.compile` starts anew: what an earlier run left, killed perhaps, has no say."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("torch_compile"))
+
+
 @pytest.fixture(scope="session")
 def generated_data(tmp_path_factory) -> Path:
     """Directory of datasets: 300 training and 100 test images in CIFAR-100's layout, as many in CIFAR-10's."""

@@ -109,9 +109,7 @@ class TrainingStep:
         """PyTorch's own settings while steps are taken; they are put back."""
         with contextlib.ExitStack() as stack:
             if self.runtime.compile:
-                from torch._inductor import config as inductor  # slow to import
-
-                stack.enter_context(inductor.patch(fallback_random=True))  # dropout masks as without compilation
+                stack.enter_context(compiler_settings(self.runtime.device))
             if self.runtime.distributed:
                 stack.enter_context(warnings.catch_warnings())
                 # of 1 x 1 convolutions, whose gradients are laid out alike in both memory formats
@@ -222,3 +220,15 @@ class TrainingStep:
         finally:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate  # a number again: checkpoints hold it
+
+
+def compiler_settings(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Settings of `torch.compile` for steps on a device."""
+    from torch._inductor import config, cpu_vec_isa  # slow to import
+
+    settings: dict[str, int] = {"fallback_random": True}  # dropout masks as without compilation
+    if device.type == "cpu":
+        # PyTorch 2.14 keeps what it compiled for the next process, but not for which instruction set: under another
+        # (ATEN_CPU_CAPABILITY) it would write past the ends of its arrays. These settings are part of its key.
+        settings["cpp.simdlen"] = cpu_vec_isa.pick_vec_isa().bit_width()
+    return config.patch(settings)
