@@ -1,0 +1,143 @@
+"""How far the runs of the budget `smoke` are from where float32 overflows, whatever instructions the processor has.
+
+`python -m benchmarks.overflow` executes every run for each combination of instruction set, number of threads and seed,
+one run after the other, and prints for each paper the largest loss, the largest entry of any module's output, and
+whose they are. A run that fails is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common.command_line import REPOSITORY, ArgumentParser, cli_main, positive_int, seed_number
+
+# What ATEN_CPU_CAPABILITY chooses for PyTorch's own kernels, and the match for oneDNN's convolutions.
+INSTRUCTION_SETS = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
+MODULES = ("edkd.tools.train", "mlkd.train", "mtkd_rl.train_student_rl", "tfkd.main", "torch.utils.tensorboard")
+
+
+def execute(module: str, arguments: list[str], directory: Path, result: Path) -> None:
+    """Run a script, silently; write the largest entry of any module's output to `result`."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook
+
+    largest = torch.zeros(())
+
+    def watch(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
+            largest = torch.maximum(largest, torch.linalg.vector_norm(output.detach().float(), math.inf))
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(os.open(result.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.chdir(directory)
+    sys.argv = [f"{module.rpartition('.')[2]}.py", *arguments]
+    script = importlib.import_module(module)
+    register_module_forward_hook(watch)
+    try:
+        script.main()
+    finally:
+        result.write_text(json.dumps(largest.item()))
+
+
+def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
+    """Paper -> `loss`, `entry` (each a figure and the run's name) and `failed` (names) of all runs of the budget."""
+    from common.plan.budgets import load_budget
+    from common.plan.datasets import ensure_dataset
+    from common.plan.plan import load_plan, select
+    from common.plan.tasks import State, Task, make_tasks
+    from common.results.reported import EXPERIMENTS, load_tables
+
+    for module in MODULES:  # so that no run takes seconds for it
+        importlib.import_module(module)
+    budget = load_budget("smoke")
+    runs = select(load_plan(), load_tables(), left_out=budget.leaves_out)
+    where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
+    tasks = make_tasks(runs, {run.key: (seed,) for run in runs}, budget, **where)
+    forked = multiprocessing.get_context("fork")
+    found: dict[str, dict[str, Any]] = {}
+    over: set[Task] = set()
+
+    def run(task: Task) -> None:
+        if task in over:
+            return
+        over.add(task)
+        for need in task.depends_on:
+            run(need)
+        ensure_dataset(task.run.dataset, task.data_dir, budget)
+        task.prepare()
+        module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
+        module = {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
+        result = root / "result.json"
+        result.unlink(missing_ok=True)
+        process = forked.Process(target=execute, args=(module, task.command[2:], task.workspace, result))
+        process.start()
+        process.join()
+        paper = found.setdefault(task.run.paper, {"loss": (0.0, ""), "entry": (0.0, ""), "failed": []})
+        if process.exitcode == 0:
+            task.finish()
+        if process.exitcode != 0 or task.state() is not State.DONE:
+            paper["failed"].append(f"{task.name}: {result.with_suffix('.stderr').read_text().strip()[-300:]}")
+            return
+        if result.exists():  # else its networks were in processes of its own
+            paper["entry"] = max(paper["entry"], (json.loads(result.read_text()), task.name))
+        if task.run.trains:
+            lines = (task.found().directory / "metrics.jsonl").read_text().splitlines()
+            losses = [abs(value) for line in lines for key, value in json.loads(line).items() if "loss" in key]
+            paper["loss"] = max(paper["loss"], (max(losses), task.name))
+
+    for task in tasks:
+        run(task)
+    return found
+
+
+def combination(name: str, threads: int, seed: int) -> dict[str, dict[str, Any]]:
+    """`measure` in a process of its own, with that instruction set and so many threads."""
+    instructions = {"ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": INSTRUCTION_SETS[name]}
+    with tempfile.TemporaryDirectory() as directory:
+        code = (
+            "import json, pathlib, sys, benchmarks.overflow as b;"
+            "print(json.dumps(b.measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
+        )
+        environment = {**os.environ, **instructions, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+        call = [sys.executable, "-c", code, str(seed), directory]
+        ended = subprocess.run(
+            call, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+        )
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@cli_main
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--instructions", nargs="+", choices=INSTRUCTION_SETS, default=list(INSTRUCTION_SETS), help="which sets")
+    add("--threads", nargs="+", type=positive_int, default=[1, 2], metavar="N", help="how many threads")
+    add("--seeds", nargs="+", type=seed_number, default=[0, 1, 2], metavar="S", help="which seeds")
+    add("--jobs", type=positive_int, default=1, metavar="N", help="combinations at a time")
+    args = parser.parse_args()
+    combinations = [(name, n, seed) for seed in args.seeds for n in args.threads for name in args.instructions]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        results = pool.map(lambda each: combination(*each), combinations)
+        for (name, threads, seed), found in zip(combinations, results, strict=True):
+            for paper, figures in sorted(found.items()):
+                (loss, by), (entry, of) = figures["loss"], figures["entry"]
+                where = f"{name:8} {threads} threads, seed {seed}: {paper:8}"
+                print(f"{where} loss {loss:8.1f} ({by}), entry {entry:12.1f} ({of})", flush=True)
+                for failed in figures["failed"]:
+                    print(f"{where} FAILED {failed}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
