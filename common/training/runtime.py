@@ -292,6 +292,8 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
         raise UserError(f"--device {name}: PyTorch sees no GPU of Apple's here; use --device cpu")
     if device.type not in ("cpu", "mps"):
         raise UserError(f"--device {name} is not supported; use cpu, cuda or mps")
+    if device.index:
+        raise UserError(f"--device {name}: there is only one, {device.type}")
     return device
 
 

@@ -204,6 +204,7 @@ BAD_FILES = {
     "none": ('{"models": [], "names": []}', "0 models"),
     "weights": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1, 2]}', "2 weights for 1 models"),
     "words": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": ["1"]}', "must be a list of finite numbers"),
+    "misspelt": ('{"models": ["a.pth"], "names": ["resnet18"], "weigths": [1]}', "no 'weights' but 'weigths'"),
     "huge": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1e300]}', "must be from -1e.12 to 1e.12"),
     "not a number": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [NaN]}', "NaN is not a number of JSON"),
 }

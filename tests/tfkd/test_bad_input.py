@@ -80,6 +80,7 @@ class RunsCode:
         (["--num_class", "-1"], "argument --num_class: -1 is not a positive number"),
         (["--loss_form", "printed"], "argument --loss_form: invalid choice: 'printed'"),
         (["--device", "nonsense"], "--device nonsense: no such kind of device; try cpu, cuda or mps"),
+        (["--device", "cpu:7"], "--device cpu:7: there is only one, cpu"),
         (["--device", "meta"], "--device meta is not supported; use cpu, cuda or mps"),
         (["--device", "cuda:64"], "--device cuda:64: "),
         (["--amp", "fp16"], "--amp fp16 needs a GPU"),
