@@ -43,6 +43,7 @@ def execute(module: str, arguments: list[str], directory: Path, result: Path) ->
     os.dup2(os.open(result.with_suffix(".stderr"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.chdir(directory)
     sys.argv = [f"{module.rpartition('.')[2]}.py", *arguments]
+    sys.orig_argv = [sys.executable, "-m", module, *arguments]  # what `launch_processes` starts again
     script = importlib.import_module(module)
     register_module_forward_hook(watch)
     try:
@@ -62,7 +63,7 @@ def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
     for module in MODULES:  # so that no run takes seconds for it
         importlib.import_module(module)
     budget = load_budget("smoke")
-    runs = select(load_plan(), load_tables(), left_out=budget.leaves_out)
+    runs = select(load_plan(), load_tables(), left_out=[*budget.leaves_out])
     where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
     tasks = make_tasks(runs, {run.key: (seed,) for run in runs}, budget, **where)
     forked = multiprocessing.get_context("fork")
@@ -92,8 +93,8 @@ def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
             return
         if result.exists():  # else its networks were in processes of its own
             paper["entry"] = max(paper["entry"], (json.loads(result.read_text()), task.name))
-        if task.run.trains:
-            lines = (task.found().directory / "metrics.jsonl").read_text().splitlines()
+        if task.run.trains and (trained := task.found()) is not None:
+            lines = (trained.directory / "metrics.jsonl").read_text().splitlines()
             losses = [abs(value) for line in lines for key, value in json.loads(line).items() if "loss" in key]
             paper["loss"] = max(paper["loss"], (max(losses), task.name))
 
@@ -110,7 +111,8 @@ def combination(name: str, threads: int, seed: int) -> dict[str, dict[str, Any]]
             "import json, pathlib, sys, benchmarks.overflow as b;"
             "print(json.dumps(b.measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
         )
-        environment = {**os.environ, **instructions, "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+        places = {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {**os.environ, **instructions, **places, "OMP_NUM_THREADS": str(threads)}
         call = [sys.executable, "-c", code, str(seed), directory]
         ended = subprocess.run(
             call, cwd=REPOSITORY, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True

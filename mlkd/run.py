@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common.data import Dataset
-from common.training.checkpoints import load_weights
+from common.training.checkpoints import apply_weights, load_own_checkpoint, model_weights
 from common.training.engine import Trainer
 from common.training.final_analysis import Extension
 from common.training.method import Method
@@ -136,7 +136,8 @@ def _batches_in_words(each: int, ranks: int, steps: int) -> str:
 def _load_chosen(network: nn.Module, files: NetworkFiles, runtime: Runtime) -> None:
     """Take the weights of the epoch with the lowest validation loss, from the main process's file."""
     if runtime.is_main:
-        load_weights(network, files.multi_exit_checkpoint, files.name)
+        file = files.multi_exit_checkpoint
+        apply_weights(network, model_weights(load_own_checkpoint(file), file), file, files.name)
     if runtime.distributed:
         for value in network.state_dict().values():
             dist.broadcast(value, 0)

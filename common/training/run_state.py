@@ -16,7 +16,14 @@ from torch import Tensor
 
 from common.errors import UserError, is_out_of_memory
 from common.run_record import split_teacher_files
-from common.training.checkpoints import CheckpointFiles, apply_weights, load_checkpoint, model_weights, save_checkpoint
+from common.training.checkpoints import (
+    CheckpointFiles,
+    apply_weights,
+    load_checkpoint,
+    load_own_checkpoint,
+    model_weights,
+    save_checkpoint,
+)
 from common.training.saved_state import (
     MismatchError,
     is_empty,
@@ -134,7 +141,7 @@ class RunState:
         """
         before = copy.deepcopy(self._trained_state())
         if self.step.runtime.is_main:
-            content = load_checkpoint(file, self.step.runtime.device)
+            content = load_own_checkpoint(file, self.step.runtime.device)
             state = content.get("training", {}).get("weights")
             if state is None:
                 apply_weights(self.method.student, model_weights(content, file), file, "the student")

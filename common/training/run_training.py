@@ -17,6 +17,7 @@ from torch import nn
 from common.data import BatchLoader, Dataset
 from common.errors import UserError
 from common.run_record import Limits, RunRecord, Segment, read_record
+from common.training.checkpoints import load_checkpoint
 from common.training.engine import Loaders, Trainer
 from common.training.final_analysis import Extension, analyze_run
 from common.training.method import Method
@@ -133,6 +134,11 @@ class RunSpec:
         """The method's name."""
         return self.method_name or type(self.method).__name__
 
+    @property
+    def best_file(self) -> Path | None:
+        """Where the student of the best epoch goes."""
+        return self.best_weights or self.files.checkpoints.best
+
 
 def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bool) -> None:
     """Train to the end, or from where `resume` finds the run, and print the accuracies.
@@ -196,8 +202,7 @@ def finish(spec: RunSpec, trainer: Trainer, run: RunDirectory | None) -> dict[st
     test = spec.test or spec.loaders.get("test")
     if test is not None:
         names = [teacher.name for teacher in spec.teachers]
-        best = spec.best_weights or spec.files.checkpoints.best
-        analysis = analyze_run(trainer, test, names, spec.data.classes, best, run, spec.extend_analysis)
+        analysis = analyze_run(trainer, test, names, spec.data.classes, spec.best_file, run, spec.extend_analysis)
         if run is not None:
             run.update(analysis=analysis)
     return spec.after_training(trainer, run)
@@ -219,7 +224,17 @@ def _first_messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed:
     messages += [*spec.data.messages, *spec.method.messages, *spec.messages]
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")
+        messages += _remarks_on_best(spec.best_file, trainer.state.selection.best_epoch)
     return [*messages, spec.title or f"{spec.called}: {spec.student} on {spec.data.name} ({spec.data.content})"]
+
+
+def _remarks_on_best(file: Path | None, epoch: int) -> list[str]:
+    try:
+        if file is not None and epoch >= 0:
+            load_checkpoint(file)
+    except UserError as error:
+        return [f"warning: {error}: the network of the best epoch, {epoch + 1}, is lost unless a later one is as good"]
+    return []
 
 
 def segments_until(before: RunRecord | None, epochs: int) -> list[Segment]:

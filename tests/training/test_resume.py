@@ -259,6 +259,18 @@ def held() -> None:
     before_call("common.training.training_step.TrainingStep.__call__", 9, wait)
 
 
+@pytest.mark.parametrize("content", [None, b"half of it"])
+def test_a_lost_best_checkpoint_is_said(content, workspace, call):
+    directory = workspace.experiment(CNN)
+    assert call(workspace.arguments(CNN, *TWO, "--stop-after", "1")).code == 0
+    best = directory / "best.pth.tar"
+    best.write_bytes(content) if content else best.unlink()
+    ended = call(workspace.arguments(CNN, *TWO, "--resume"))
+    assert ended.code == 0, ended.stderr
+    assert re.search(r"warning: .*best.pth.tar.*: the network of the best epoch, 1, is lost unless a", ended.stdout)
+    assert best.exists() == (record(directory)["accuracy"]["best_epoch"] == 1 or content is not None)
+
+
 @pytest.mark.parametrize("flags", [[], ["--resume"]])
 def test_second_run_in_one_directory_is_refused(flags, workspace, whole, call):
     directory = workspace.experiment(CNN)
