@@ -66,7 +66,10 @@ def remember_teachers(trainer: Trainer, data: Dataset) -> None:
     if runtime.compile:
         trainer.messages.append("teacher logits: computed in each step: the steps are compiled")
         return
-    if (loader := _loader_in_memory(trainer)) and (live := _try_out(trainer, loader, teachers)):
+    loader = _loader_in_memory(trainer)
+    if loader and not asked and sum(loader.shares) < _fast_chunk(loader, runtime.device):
+        trainer.messages.append("teacher logits: computed in each step: an epoch has fewer images than a pass takes")
+    elif loader and (live := _try_out(trainer, loader, teachers)):
         _Decision(trainer, data, loader, live)()
     elif asked:
         trainer.messages.append(
@@ -80,6 +83,13 @@ def _loader_in_memory(trainer: Trainer) -> DeviceLoader | None:
     if type(loader) is DeviceLoader and loader.strong is None and min(loader.shares, default=0) > 0:
         return loader
     return None
+
+
+def _fast_chunk(loader: DeviceLoader, device: torch.device) -> int:
+    """Images of a batch of the pass."""
+    if device.type == "cpu":
+        return CHUNK_ON_CPU
+    return max(CHUNK_ON_CPU, CHUNK_PIXELS // (loader.height * loader.width))
 
 
 def _sizes(loader: DeviceLoader) -> list[int]:
@@ -151,7 +161,7 @@ class _Decision:
         tried = _sizes(self.loader)
         main = tried[0]
         asked, say = self.trainer.runtime.teacher_cache == "on", self.trainer.messages.append
-        for chunk in dict.fromkeys((self._fast_chunk(), main)):
+        for chunk in dict.fromkeys((_fast_chunk(self.loader, self.trainer.runtime.device), main)):
             differences = {size: self._difference(chunk, size) for size in tried}
             if differences[main] == 0 or asked:
                 break
@@ -164,11 +174,6 @@ class _Decision:
         if differences[main]:
             say(f"warning: teacher logits ahead of the steps differ by up to {differences[main]:.1e} of the largest")
         self._install(chunk, [size for size in tried if asked or differences[size] == 0])
-
-    def _fast_chunk(self) -> int:
-        if self.trainer.runtime.device.type == "cpu":
-            return CHUNK_ON_CPU
-        return max(CHUNK_ON_CPU, CHUNK_PIXELS // (self.loader.height * self.loader.width))
 
     def _pass(self, chunk: int, sizes: Sequence[int]) -> TeacherPass:
         batch = CurrentBatch(self.trainer.runtime.device)

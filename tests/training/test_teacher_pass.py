@@ -154,10 +154,18 @@ def test_rotated_views_are_computed_ahead_and_not_kept(data, tmp_path):
     assert not (data.root / ".cache").exists()
 
 
+def test_short_epochs_compute_in_their_steps(data, tmp_path):
+    """A pass would compute 64 images where an epoch has 32."""
+    trainer, _ = train(data, tmp_path, limit=1)
+    assert trainer.step.teacher_pass is None
+    assert trainer.messages == ["teacher logits: computed in each step: an epoch has fewer images than a pass takes"]
+    assert train(data, tmp_path, "on", limit=1)[0].step.teacher_pass is not None
+
+
 def test_limited_epochs_and_other_seeds_and_splits_share_the_file(data, tmp_path):
     """A split has numbers of its own for its images; the file has those of the published set."""
-    train(data, tmp_path, limit=1)
-    assert len(RowFile(the_file(data)).written()[0]) <= 64
+    train(data, tmp_path, limit=2)
+    assert len(RowFile(the_file(data)).written()[0]) <= 128
     rest = Dataset(**{**vars(data), "train": data.train.split(0.3)[0]})
     loader = loader_of(rest)
     runtime = Runtime(CPU)
