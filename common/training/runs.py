@@ -90,8 +90,10 @@ class RunFiles:
                 kind = "directory" if path.is_dir() else "pipe"
                 raise UserError(f"cannot write {path} (Is a {kind}): move it away")
         for path in (self.directory, self.events):
-            if path not in moved and os.path.lexists(path) and not path.is_dir():
-                raise UserError(f"cannot write to {path} (File exists), where a directory is needed: move it away")
+            there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+            if there not in moved and not there.is_dir():
+                what = "it" if there == path else there
+                raise UserError(f"cannot write to {path} ({what} is no directory): move it away")
 
 
 class RunDirectory:

@@ -344,3 +344,14 @@ def test_bad_input_of_the_other_scripts(run_script, where, directory):
         assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
         assert message in ended.stderr
     assert not list(directory.iterdir())
+
+
+def test_a_file_where_networks_should_go(run_script, where, directory):
+    (directory / "models").write_text("mine")
+    ended = run_script("train_teacher", "--model", "test_resnet", "--no-pretrained", "-n", "a", *where, "-e", "1")
+    place = directory / "models"
+    assert (ended.code, ended.stderr) == (
+        2,
+        f"error: cannot write to {place}/a ({place} is no directory): move it away\n",
+    )
+    assert [each.read_text() for each in directory.iterdir()] == ["mine"]

@@ -511,7 +511,7 @@ def test_a_file_where_results_should_go(refused, workspace):
     directory = workspace.experiment(CNN)
     (directory / "Tf-KD_regularization").touch()
     message = refused(workspace.arguments(CNN, "--regularization"))
-    assert f"cannot write to {directory}/Tf-KD_regularization (File exists)" in message
+    assert f"cannot write to {directory}/Tf-KD_regularization (it is no directory)" in message
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="there is no /proc, which not even root can write to")

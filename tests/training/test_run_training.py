@@ -124,7 +124,7 @@ FILES = ("last.pth.tar", "50.pth.tar", "run.json", "metrics.jsonl", "train.log",
 BLOCKS = {
     **{f"{name} is a directory": (name, Path.mkdir, r"\(Is a directory\): move") for name in FILES},
     **{f"{name} is a pipe": (name, os.mkfifo, r"\(Is a pipe\): move") for name in FILES},
-    "events are a file": ("base_train", Path.touch, r"\(File exists\), where a directory is needed: move"),
+    "events are a file": ("base_train", Path.touch, r"\(it is no directory\): move"),
 }
 
 
