@@ -20,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import REPOSITORY, ArgumentParser, cli_main, positive_int, seed_number
+from common.plan.budgets import load_budget
+from common.plan.datasets import ensure_dataset
+from common.plan.plan import load_plan, select
+from common.plan.tasks import State, Task, make_tasks
+from common.results.reported import EXPERIMENTS, load_tables
 
 # What ATEN_CPU_CAPABILITY chooses for PyTorch's own kernels, and the match for oneDNN's convolutions.
 INSTRUCTION_SETS = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
@@ -52,64 +57,79 @@ def execute(module: str, arguments: list[str], directory: Path, result: Path) ->
         result.write_text(json.dumps(largest.item()))
 
 
-def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
-    """Paper -> `loss`, `entry` (each a figure and the run's name) and `failed` (names) of all runs of the budget."""
-    from common.plan.budgets import load_budget
-    from common.plan.datasets import ensure_dataset
-    from common.plan.plan import load_plan, select
-    from common.plan.tasks import State, Task, make_tasks
-    from common.results.reported import EXPERIMENTS, load_tables
+class Measurement:
+    """All runs of the budget, one after the other, in this process's children.
 
-    for module in MODULES:  # so that no run takes seconds for it
-        importlib.import_module(module)
-    budget = load_budget("smoke")
-    runs = select(load_plan(), load_tables(), left_out=[*budget.leaves_out])
-    where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
-    tasks = make_tasks(runs, {run.key: (seed,) for run in runs}, budget, **where)
-    forked = multiprocessing.get_context("fork")
-    found: dict[str, dict[str, Any]] = {}
-    over: set[Task] = set()
+    Args:
+        seed: of the runs.
+        root: an empty directory for them.
 
-    def run(task: Task) -> None:
-        if task in over:
+    Attributes:
+        papers: paper -> `loss` and `entry`, each the largest with the run's name, and `failed`, words about runs.
+    """
+
+    def __init__(self, seed: int, root: Path) -> None:
+        for module in MODULES:  # so that no run takes seconds for it
+            importlib.import_module(module)
+        self.budget, self.root = load_budget("smoke"), root
+        runs = select(load_plan(), load_tables(), left_out=[*self.budget.leaves_out])
+        where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
+        self.tasks = make_tasks(runs, {run.key: (seed,) for run in runs}, self.budget, **where)
+        self.papers = {run.paper: {"loss": (0.0, ""), "entry": (0.0, ""), "failed": []} for run in runs}
+        self.over: set[Task] = set()
+        for task in self.tasks:
+            self.run(task)
+
+    def run(self, task: Task) -> None:
+        """Run a task, if it has not been, after those that it needs; networks that nobody needs any more go."""
+        if task in self.over:
             return
-        over.add(task)
         for need in task.depends_on:
-            run(need)
-        ensure_dataset(task.run.dataset, task.data_dir, budget)
+            self.run(need)
+        self.over.add(task)
+        result = self.root / "result.json"
+        result.unlink(missing_ok=True)
+        figures = self.papers[task.run.paper]
+        if not self.execute(task, result):
+            figures["failed"].append(f"{task.name}: {result.with_suffix('.stderr').read_text().strip()[-300:]}")
+        elif task.run.trains:
+            figures["loss"] = max(figures["loss"], (largest_loss(task), task.name))
+            if result.exists():  # else its networks were in processes of its own
+                figures["entry"] = max(figures["entry"], (json.loads(result.read_text()), task.name))
+        for done in (task, *task.depends_on):
+            if all(other in self.over for other in self.tasks if done in other.depends_on):
+                done.delete_networks()
+
+    def execute(self, task: Task, result: Path) -> bool:
+        """Whether a task comes to its end."""
+        ensure_dataset(task.run.dataset, task.data_dir, self.budget)
         task.prepare()
         module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
         module = {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
-        result = root / "result.json"
-        result.unlink(missing_ok=True)
-        process = forked.Process(target=execute, args=(module, task.command[2:], task.workspace, result))
+        arguments = (module, task.command[2:], task.workspace, result)
+        process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
         process.start()
         process.join()
-        paper = found.setdefault(task.run.paper, {"loss": (0.0, ""), "entry": (0.0, ""), "failed": []})
         if process.exitcode == 0:
             task.finish()
-        if process.exitcode != 0 or task.state() is not State.DONE:
-            paper["failed"].append(f"{task.name}: {result.with_suffix('.stderr').read_text().strip()[-300:]}")
-            return
-        if result.exists():  # else its networks were in processes of its own
-            paper["entry"] = max(paper["entry"], (json.loads(result.read_text()), task.name))
-        if task.run.trains and (trained := task.found()) is not None:
-            lines = (trained.directory / "metrics.jsonl").read_text().splitlines()
-            losses = [abs(value) for line in lines for key, value in json.loads(line).items() if "loss" in key]
-            paper["loss"] = max(paper["loss"], (max(losses), task.name))
+        return process.exitcode == 0 and task.state() is State.DONE
 
-    for task in tasks:
-        run(task)
-    return found
+
+def largest_loss(task: Task) -> float:
+    """Of a finished run, in training and evaluation."""
+    found = task.found()
+    assert found is not None
+    lines = (found.directory / "metrics.jsonl").read_text().splitlines()
+    return max(abs(value) for line in lines for key, value in json.loads(line).items() if "loss" in key)
 
 
 def combination(name: str, threads: int, seed: int) -> dict[str, dict[str, Any]]:
-    """`measure` in a process of its own, with that instruction set and so many threads."""
+    """The figures of `Measurement` in a process of its own, with that instruction set and so many threads."""
     instructions = {"ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": INSTRUCTION_SETS[name]}
     with tempfile.TemporaryDirectory() as directory:
         code = (
             "import json, pathlib, sys, benchmarks.overflow as b;"
-            "print(json.dumps(b.measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
+            "print(json.dumps(b.Measurement(int(sys.argv[1]), pathlib.Path(sys.argv[2])).papers))"
         )
         places = {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
         environment = {**os.environ, **instructions, **places, "OMP_NUM_THREADS": str(threads)}
