@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def execute(module: str, arguments: list[str], directory: Path, result: Path) ->
 
     def watch(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
         nonlocal largest
-        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel() and not output.is_meta:
             largest = torch.maximum(largest, torch.linalg.vector_norm(output.detach().float(), math.inf))
 
     silence = os.open(os.devnull, os.O_WRONLY)
@@ -151,9 +151,10 @@ def main() -> None:
     args = parser.parse_args()
     combinations = [(name, n, seed) for seed in args.seeds for n in args.threads for name in args.instructions]
     with ThreadPoolExecutor(args.jobs) as pool:
-        results = pool.map(lambda each: combination(*each), combinations)
-        for (name, threads, seed), found in zip(combinations, results, strict=True):
-            for paper, figures in sorted(found.items()):
+        waiting = {pool.submit(combination, *each): each for each in combinations}
+        for done in as_completed(waiting):
+            name, threads, seed = waiting[done]
+            for paper, figures in sorted(done.result().items()):
                 (loss, by), (entry, of) = figures["loss"], figures["entry"]
                 where = f"{name:8} {threads} threads, seed {seed}: {paper:8}"
                 print(f"{where} loss {loss:8.1f} ({by}), entry {entry:12.1f} ({of})", flush=True)
