@@ -7,11 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from common.data import Dataset
-from common.training.checkpoints import apply_weights, load_own_checkpoint, model_weights
 from common.training.engine import Trainer
 from common.training.final_analysis import Extension
 from common.training.method import Method
@@ -86,8 +83,8 @@ def make_spec(
         chosen = trainer.state.selection.best_epoch
         last = best = measure()
         if chosen != args.epochs - 1:
-            _load_chosen(method.student, files, runtime)
-            best = measure()
+            with trainer.state.weights_from(files.multi_exit_checkpoint):
+                best = measure()
         if run is None:
             return {}
         accuracy = {"last": last["final"], "best": best["final"], "best_epoch": chosen}
@@ -131,13 +128,3 @@ def make_spec(
 def _batches_in_words(each: int, ranks: int, steps: int) -> str:
     text = f"global batch {each * ranks}: {each} images in each of {ranks} process{'es' * (ranks > 1)}"
     return text + (f", gradients of {steps} batches summed before an update" if steps > 1 else "")
-
-
-def _load_chosen(network: nn.Module, files: NetworkFiles, runtime: Runtime) -> None:
-    """Take the weights of the epoch with the lowest validation loss, from the main process's file."""
-    if runtime.is_main:
-        file = files.multi_exit_checkpoint
-        apply_weights(network, model_weights(load_own_checkpoint(file), file), file, files.name)
-    if runtime.distributed:
-        for value in network.state_dict().values():
-            dist.broadcast(value, 0)

@@ -109,16 +109,6 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     return dict(content)
 
 
-def load_own_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Like `load_checkpoint`, of a file that the run has written itself; the error says how to go on."""
-    try:
-        return load_checkpoint(path, device)
-    except UserError as error:
-        raise UserError(
-            f"{error}; it was this run's: put it back and --resume, or start again with --overwrite"
-        ) from error
-
-
 def verify_checksums(file: BinaryIO, path: Path) -> None:
     """Compare each record of an archive with its CRC-32, which PyTorch writes and does not look at; rewinds `file`.
 

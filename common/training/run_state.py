@@ -16,14 +16,7 @@ from torch import Tensor
 
 from common.errors import UserError, is_out_of_memory
 from common.run_record import split_teacher_files
-from common.training.checkpoints import (
-    CheckpointFiles,
-    apply_weights,
-    load_checkpoint,
-    load_own_checkpoint,
-    model_weights,
-    save_checkpoint,
-)
+from common.training.checkpoints import CheckpointFiles, apply_weights, load_checkpoint, model_weights, save_checkpoint
 from common.training.saved_state import (
     MismatchError,
     is_empty,
@@ -141,7 +134,11 @@ class RunState:
         """
         before = copy.deepcopy(self._trained_state())
         if self.step.runtime.is_main:
-            content = load_own_checkpoint(file, self.step.runtime.device)
+            try:
+                content = load_checkpoint(file, self.step.runtime.device)
+            except UserError as error:
+                how = "it was this run's: put it back and --resume, or start again with --overwrite"
+                raise UserError(f"{error}; {how}") from error
             state = content.get("training", {}).get("weights")
             if state is None:
                 apply_weights(self.method.student, model_weights(content, file), file, "the student")
