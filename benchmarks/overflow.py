@@ -57,79 +57,71 @@ def execute(module: str, arguments: list[str], directory: Path, result: Path) ->
         result.write_text(json.dumps(largest.item()))
 
 
-class Measurement:
-    """All runs of the budget, one after the other, in this process's children.
+def script_module(task: Task) -> str:
+    """The module of a task's script."""
+    module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
+    return {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
+
+
+def losses(task: Task) -> list[float]:
+    """All losses of a finished run, in training and evaluation."""
+    found = task.found()
+    assert found is not None
+    lines = (found.directory / "metrics.jsonl").read_text().splitlines()
+    return [value for line in lines for key, value in json.loads(line).items() if "loss" in key]
+
+
+def run(task: Task, result: Path) -> bool:
+    """Run a task in a child of this process, which writes to `result`; says whether it came to its end."""
+    ensure_dataset(task.run.dataset, task.data_dir, task.budget)
+    task.prepare()
+    result.unlink(missing_ok=True)
+    arguments = (script_module(task), task.command[2:], task.workspace, result)
+    process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode == 0:
+        task.finish()
+    return process.exitcode == 0 and task.state() is State.DONE
+
+
+def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
+    """Paper -> `loss` and `entry`, each the largest of all its runs with the run's name, and `failed`, in words.
 
     Args:
         seed: of the runs.
         root: an empty directory for them.
-
-    Attributes:
-        papers: paper -> `loss` and `entry`, each the largest with the run's name, and `failed`, words about runs.
     """
-
-    def __init__(self, seed: int, root: Path) -> None:
-        for module in MODULES:  # so that no run takes seconds for it
-            importlib.import_module(module)
-        self.budget, self.root = load_budget("smoke"), root
-        runs = select(load_plan(), load_tables(), left_out=[*self.budget.leaves_out])
-        where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
-        self.tasks = make_tasks(runs, {run.key: (seed,) for run in runs}, self.budget, **where)
-        self.papers = {run.paper: {"loss": (0.0, ""), "entry": (0.0, ""), "failed": []} for run in runs}
-        self.over: set[Task] = set()
-        for task in self.tasks:
-            self.run(task)
-
-    def run(self, task: Task) -> None:
-        """Run a task, if it has not been, after those that it needs; networks that nobody needs any more go."""
-        if task in self.over:
-            return
-        for need in task.depends_on:
-            self.run(need)
-        self.over.add(task)
-        result = self.root / "result.json"
-        result.unlink(missing_ok=True)
-        figures = self.papers[task.run.paper]
-        if not self.execute(task, result):
+    for module in MODULES:  # so that no run takes seconds for it
+        importlib.import_module(module)
+    budget = load_budget("smoke")
+    runs = select(load_plan(), load_tables(), left_out=[*budget.leaves_out])
+    where = {"output": root / "results", "data": root / "data", "experiments": EXPERIMENTS}
+    tasks = make_tasks(runs, {each.key: (seed,) for each in runs}, budget, **where)
+    papers = {each.paper: {"loss": (0.0, ""), "entry": (0.0, ""), "failed": []} for each in runs}
+    result = root / "result.json"
+    for number, task in enumerate(tasks, start=1):
+        figures = papers[task.run.paper]
+        if not run(task, result):
             figures["failed"].append(f"{task.name}: {result.with_suffix('.stderr').read_text().strip()[-300:]}")
-        elif task.run.trains:
-            figures["loss"] = max(figures["loss"], (largest_loss(task), task.name))
+        else:
+            if task.run.trains:
+                figures["loss"] = max(figures["loss"], (max(map(abs, losses(task))), task.name))
             if result.exists():  # else its networks were in processes of its own
                 figures["entry"] = max(figures["entry"], (json.loads(result.read_text()), task.name))
-        for done in (task, *task.depends_on):
-            if all(other in self.over for other in self.tasks if done in other.depends_on):
-                done.delete_networks()
-
-    def execute(self, task: Task, result: Path) -> bool:
-        """Whether a task comes to its end."""
-        ensure_dataset(task.run.dataset, task.data_dir, self.budget)
-        task.prepare()
-        module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
-        module = {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
-        arguments = (module, task.command[2:], task.workspace, result)
-        process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            task.finish()
-        return process.exitcode == 0 and task.state() is State.DONE
-
-
-def largest_loss(task: Task) -> float:
-    """Of a finished run, in training and evaluation."""
-    found = task.found()
-    assert found is not None
-    lines = (found.directory / "metrics.jsonl").read_text().splitlines()
-    return max(abs(value) for line in lines for key, value in json.loads(line).items() if "loss" in key)
+        needed = {need for later in tasks[number:] for need in later.depends_on}
+        for done in {task, *task.depends_on} - needed:
+            done.delete_networks()
+    return papers
 
 
 def combination(name: str, threads: int, seed: int) -> dict[str, dict[str, Any]]:
-    """The figures of `Measurement` in a process of its own, with that instruction set and so many threads."""
+    """`measure` in a process of its own, with that instruction set and so many threads."""
     instructions = {"ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": INSTRUCTION_SETS[name]}
     with tempfile.TemporaryDirectory() as directory:
         code = (
             "import json, pathlib, sys, benchmarks.overflow as b;"
-            "print(json.dumps(b.Measurement(int(sys.argv[1]), pathlib.Path(sys.argv[2])).papers))"
+            "print(json.dumps(b.measure(int(sys.argv[1]), pathlib.Path(sys.argv[2]))))"
         )
         places = {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
         environment = {**os.environ, **instructions, **places, "OMP_NUM_THREADS": str(threads)}

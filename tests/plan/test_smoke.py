@@ -1,11 +1,10 @@
 """Every README command in miniature, in real processes: each must finish, far from where float32 overflows."""
 
-import json
 import math
 
 import pytest
 
-from common.command_line import REPOSITORY
+from benchmarks.overflow import losses, script_module
 from common.plan.budgets import load_budget
 from common.plan.datasets import ensure_dataset
 from common.plan.plan import load_plan, select
@@ -50,9 +49,7 @@ class Plan:
                 return f"needs {need.name}"
         assert ensure_dataset(task.run.dataset, task.data_dir, BUDGET) is None
         task.prepare()
-        module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
-        module = {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
-        ended = Process(module, [*task.command[2:], "--device", "cpu"], task.workspace).wait()
+        ended = Process(script_module(task), [*task.command[2:], "--device", "cpu"], task.workspace).wait()
         if ended.code != 0:
             return f"exit code {ended.code}: {ended.stderr}"
         task.finish()
@@ -62,12 +59,6 @@ class Plan:
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
     return Plan(tmp_path_factory.mktemp("smoke"))
-
-
-def losses(task: Task) -> list[float]:
-    """All losses of a run, in training and on the test set."""
-    lines = (task.found().directory / "metrics.jsonl").read_text().splitlines()
-    return [value for line in lines for key, value in json.loads(line).items() if "loss" in key]
 
 
 @pytest.mark.parametrize("name", [run.name for run in RUNS])
