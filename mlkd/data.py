@@ -26,6 +26,9 @@ from mlkd.upscaled import UpscaledLoader
 DATASETS = ("cifar-10", "cifar-100", "oxford-iiit", "dogs")
 MISSPELT = "oxfird-iiit"  # as the published code writes it
 
+DatasetImages = ImageArrays | ImageFiles
+"""Images of a dataset: CIFAR's in memory, those of all others in their files."""
+
 SplitLoader = UpscaledLoader | ImageFileLoader
 """Batches of one split of a dataset."""
 
@@ -132,12 +135,12 @@ def network_input(args: argparse.Namespace, data: Dataset) -> InputSpec:
     return InputSpec(args.image_size, data.num_classes, NORMALIZATION, tuple(flags))
 
 
-def train_and_validation(data: Dataset) -> tuple[ImageArrays | ImageFiles, ImageArrays | ImageFiles]:
+def train_and_validation(data: Dataset) -> tuple[DatasetImages, DatasetImages]:
     """The parts that are trained on and that choose the epoch: the dataset's own, or two cut from its first."""
     return split(data.train) if data.validation is None else (data.train, data.validation)
 
 
-def split(images: ImageArrays | ImageFiles) -> tuple[ImageArrays | ImageFiles, ImageArrays | ImageFiles]:
+def split(images: DatasetImages) -> tuple[DatasetImages, DatasetImages]:
     """The published 90 % for training and 10 % for validation, the same for every network and script."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED)).numpy()
     held_out = round(VALIDATION_PART * len(images))
@@ -162,7 +165,7 @@ def make_batches(args: argparse.Namespace, data: Dataset, runtime: Runtime) -> d
 
 
 def part_batches(
-    args: argparse.Namespace, images: ImageArrays | ImageFiles, runtime: Runtime, *, train: bool = False
+    args: argparse.Namespace, images: DatasetImages, runtime: Runtime, *, train: bool = False
 ) -> SplitLoader:
     """Batches of one split, `--batch-size` images in each process; those for training are shuffled and augmented."""
     batch_size = args.batch_size * runtime.world_size

@@ -98,6 +98,7 @@ WRONG_NAMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG_NAMES)
 def test_wrong_names_are_said_before_data_are_read(case, tmp_path):
     paper, (script, *arguments), meant = WRONG_NAMES[case]
@@ -144,6 +145,7 @@ def test_stopping_advises_only_what_helps(advice, said, capsys):
     assert capsys.readouterr().err == (said or f"stopped; {advice[0]}\n")
 
 
+@pytest.mark.slow
 def test_networks_can_be_listed():
     command = [sys.executable, "-m", "common.models"]
     ended = subprocess.run([*command, "mtkd_rl"], cwd=REPOSITORY, capture_output=True, text=True, check=True)

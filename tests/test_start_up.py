@@ -40,6 +40,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", SCRIPTS)
 def test_help_imports_nothing_slow(paper):
     ended = subprocess.run(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.data import Dataset, ImageArrays, Normalization
+from common.analyze.analysis import Source
+from common.command_line import REPOSITORY
+from common.data import Dataset, DeviceLoader, ImageArrays, Normalization
 from common.data.flags import split_validation
 from common.data.normalizations import normalization_of
 from common.errors import UserError
@@ -33,23 +35,40 @@ STUDENT = "student."  # begins the names of a student's weights in checkpoints o
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A trained network.
+class FamilySource(Source):
+    """A network of one of the families.
 
     Attributes:
-        label: how a person knows it.
-        network: on the CPU, in evaluation mode.
         normalization: of its images.
-        record: of the run that trained it, where it was named by that.
     """
 
-    label: str
-    network: nn.Module
-    normalization: Normalization
-    record: RunRecord | None = None
+    normalization: Normalization = dataclasses.field(kw_only=True)
 
 
-def open_source(text: str, data: Dataset, epoch: str) -> Source:
+@dataclasses.dataclass(frozen=True)
+class ImagesInMemory:
+    """How networks of the families see a dataset.
+
+    Attributes:
+        data: the dataset.
+        batch_size: images at a time.
+        device: that they are computed on.
+    """
+
+    data: Dataset[ImageArrays]
+    batch_size: int
+    device: torch.device
+
+    def batches(self, images: ImageArrays, source: FamilySource) -> DeviceLoader:
+        return DeviceLoader(images, self.batch_size, source.normalization, self.device)
+
+    def parts(self, source: FamilySource) -> tuple[ImageArrays, ImageArrays | None]:
+        """Its run says how much of the training split was cut off for validation."""
+        fraction = source.record.settings.get("val_fraction", 0.0) if source.record else 0.0
+        return split_validation(self.data.train, fraction)
+
+
+def open_source(text: str, data: Dataset, epoch: str) -> FamilySource:
     """The network that `text` names.
 
     Args:
@@ -68,7 +87,17 @@ def open_source(text: str, data: Dataset, epoch: str) -> Source:
     network = create_model(name, data.num_classes, family=family)
     apply_weights(network, weights, path, f"{name} with {data.num_classes} classes")
     label = f"{name} ({path.name})"
-    return Source(label, network.eval(), normalization_of(family, data.name))
+    return FamilySource(label, network.eval(), normalization=normalization_of(family, data.name))
+
+
+def require_family(record: RunRecord, directory: Path | str) -> None:
+    """Raises:
+    UserError: a run of a paper whose networks are of none of the families.
+    """
+    if record.paper not in FAMILY_OF:
+        script = REPOSITORY / record.paper / "analyze.py"
+        way = f"`python3 {script} {directory}` analyzes it" if script.is_file() else "its run.json has its analysis"
+        raise UserError(f"{directory} is a run of {record.paper}, whose networks are of none of the families: {way}")
 
 
 def _parse(text: str) -> tuple[tuple[str, str] | None, Path]:
@@ -90,13 +119,9 @@ def student_weights(path: Path) -> Mapping[str, Tensor]:
     return own or weights
 
 
-def _from_run(directory: Path, data: Dataset, epoch: str) -> Source:
+def _from_run(directory: Path, data: Dataset, epoch: str) -> FamilySource:
     record = require_record(directory)
-    if record.paper not in FAMILY_OF:
-        raise UserError(
-            f"{directory} is a run of {record.paper}, whose networks are not among the families "
-            f"{', '.join(FAMILIES)}: its own run.json has its analysis"
-        )
+    require_family(record, directory)
     trained_on = record.data.get("name")
     if trained_on != data.name or record.data.get("classes", data.num_classes) != data.num_classes:
         raise UserError(f"{directory} was trained on {trained_on}, not on {data.name}: give --dataset {trained_on}")
@@ -111,7 +136,7 @@ def _from_run(directory: Path, data: Dataset, epoch: str) -> Source:
     network = create_model(name, data.num_classes, family=family, **options)
     apply_weights(network, student_weights(path), path, f"{name} with {data.num_classes} classes")
     label = f"{record.experiment}, seed {record.seed}, {epoch} epoch"
-    return Source(label, network.eval(), normalization_of(family, data.name), record)
+    return FamilySource(label, network.eval(), record, normalization=normalization_of(family, data.name))
 
 
 def identify(weights: Mapping[str, Tensor], classes: int, path: Path) -> tuple[str, str]:
@@ -164,18 +189,3 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _computes(family: str, name: str) -> Any:
     """What two networks with the same weights share where they give the same logits for the same file of images."""
     return "tfkd" if family == "tfkd" else "others", name.removeprefix("tinyimagenet_").removeprefix("imagenet_")
-
-
-def check_pair(sources: list[Source]) -> None:
-    """Raises:
-    UserError: runs on different content of a dataset.
-    """
-    prints = {s.record.data.get("fingerprint"): s.label for s in sources if s.record is not None}
-    if len(prints) > 1:
-        raise UserError(f"{' and '.join(prints.values())} were trained on different files of the dataset")
-
-
-def own_validation(source: Source, data: Dataset) -> tuple[ImageArrays, ImageArrays | None]:
-    """The images that a source was trained on and those that were cut off for validation, as far as its run says so."""
-    fraction = source.record.settings.get("val_fraction", 0.0) if source.record else 0.0
-    return split_validation(data.train, fraction)

@@ -38,6 +38,7 @@ def analyze(call, workspace):
     return lambda *arguments: call([*map(str, arguments), *where], "common.analyze.__main__")
 
 
+@pytest.mark.slow
 def test_two_checkpoints_beside_a_teacher(analyze, checkpoints, workspace, tmp_path):
     file = tmp_path / "all.json"
     flags = ["--teacher", checkpoints["resnet20"], "--against", checkpoints["wrn_10_1"], "--train-images", "50"]
@@ -74,6 +75,7 @@ def test_several_teachers_and_their_mean(analyze, checkpoints):
         assert f"| teacher | {name}" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_run_says_of_itself_what_its_record_has(analyze, workspace):
     workspace.experiment(BASELINE)
     directory = workspace.experiment(SELF_TAUGHT_CNN)
@@ -99,6 +101,7 @@ def test_a_run_says_of_itself_what_its_record_has(analyze, workspace):
         assert student["train"]["accuracy"] == pytest.approx(analysis["train"][epoch]["accuracy"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -94,6 +94,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_said(call, monkeypatch):
     assert (ended.code, ended.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_time_counts_from_the_start_of_the_process():
     command = "import time; now = time.time(); time.sleep(1); "
     command += "from benchmarks.gpu_first_run import process_start; print(now - process_start())"
@@ -179,6 +180,7 @@ def test_a_process_that_dies_takes_one_check_with_it(tmp_path):
     assert seen["crashes"].startswith(f"{FAILED}: took its process down (exit code -11): Fatal Python error: Segm")
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_stopped(tmp_path):
     seen = pooled([["hangs", "b"]], tmp_path, limit=3.0)
     assert seen["hangs"].startswith(f"{FAILED}: hung for ")
@@ -186,12 +188,14 @@ def test_a_check_that_hangs_is_stopped(tmp_path):
     assert seen["b"].startswith(OK)
 
 
+@pytest.mark.slow
 def test_time_that_is_over_ends_everything(tmp_path):
     seen = pooled([["a", "hangs", "b"], ["c"]], tmp_path, seconds=4.0)
     assert seen["hangs"] == seen["b"] == "left"
     assert len(seen) == 4
 
 
+@pytest.mark.slow
 def test_whatever_a_check_raises_is_its_verdict(place):
     def leaves(place: Place) -> Finding:
         sys.exit("gone")
@@ -211,6 +215,7 @@ def test_whatever_a_check_raises_is_its_verdict(place):
 # ----------------------------------------------------------------------------- checks find what they are there to find
 
 
+@pytest.mark.slow
 def test_wrong_steps_are_found(place, monkeypatch):
     """An optimizer that does a tenth too much, in the fast way alone."""
     take = TrainingStep._step_optimizer
@@ -264,6 +269,7 @@ def test_another_loss_than_published_is_found(place, monkeypatch):
         conformance.check_losses("tfkd", torch.float32, place)
 
 
+@pytest.mark.slow
 def test_figures_hold_here(place):
     for paper in ("edkd", "mtkd_rl"):
         finding = conformance.check_trajectories(paper, torch.float64, place)
@@ -319,6 +325,7 @@ GPU_CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GPU_CHECKS)
 def test_checks_hold_with_captures(name, place, stand_ins):
     verdict = run_check(name, CHECKS[name], place)
@@ -326,6 +333,7 @@ def test_checks_hold_with_captures(name, place, stand_ins):
     assert "captured" in verdict.text or name.startswith("loop /")
 
 
+@pytest.mark.slow
 def test_a_replay_that_does_nothing_is_found(place, stand_ins, monkeypatch):
     def capture(graphs: OperatorLog, function):
         result = function()
@@ -341,6 +349,7 @@ def test_a_replay_that_does_nothing_is_found(place, stand_ins, monkeypatch):
         assert run_check(name, CHECKS[name], place).status == FAILED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["restored momentum", "loss not finite", "accumulation", "resume"])
 def test_checks_of_the_loop_hold_here(name, place):
     assert machinery.MACHINERY[name](place).text
@@ -352,6 +361,7 @@ def test_momentum_left_in_another_layout_is_found(place, monkeypatch):
         machinery.check_restored_momentum(place)
 
 
+@pytest.mark.slow
 def test_a_resume_that_forgets_momentum_is_found(place, monkeypatch):
     resume = Trainer.resume
 

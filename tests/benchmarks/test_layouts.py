@@ -55,6 +55,7 @@ def test_all_networks_are_known():
     assert layouts.networks_of(["all"]) == layouts.ALL_NETWORKS
 
 
+@pytest.mark.slow
 def test_a_table_is_measured(call, tmp_path):
     size = ["--batch-size", "2", "--rounds", "1", "--seconds", "0", "--device", "cpu"]
     what = ["--networks", "mdistiller/resnet8", "mdistiller/ShuffleV1", "--precisions", "fp32", "bf16"]

@@ -71,6 +71,7 @@ def test_a_training_that_fails_is_named_and_stops_the_others(tmp_path):
         train_together(commands, 1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "student", "teacher"),
     [("edkd", "resnet8", "resnet8"), ("edkd", "resnet8", None), ("tfkd", "shufflenet_v2", None)],

@@ -195,6 +195,7 @@ def test_training_and_test_images_differ(tmp_path):
 # -------------------------------------------------------------------------------------------------------- learnability
 
 
+@pytest.mark.slow
 def test_classes_of_a_group_look_alike(tmp_path):
     write(tmp_path, "cifar-100", train=30)
     train = _CIFAR100(tmp_path, train=True)
@@ -335,6 +336,7 @@ def test_impossible_settings_are_refused(options, message, tmp_path):
 # -------------------------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow
 def test_command_line_writes_and_refuses(tmp_path):
     small = ("--train-per-class", "1", "--test-per-class", "1")
     written = run_cli(tmp_path, *small)

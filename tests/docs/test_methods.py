@@ -60,6 +60,7 @@ class TestTemplate:
         found = re.findall(r"<!-- generated: (\w+) -->", page.text)
         assert found == ["metrics", "configurations", "results"]
 
+    @pytest.mark.slow
     def test_generated_parts_are_up_to_date(self):
         """If this fails: python -m common.results.method_pages"""
         assert not [file.name for file in stale(Sources.read())]

@@ -61,6 +61,7 @@ PAIRS = ("SOLVER.TRAINER", "aug", "--cuda-as-cpu")
 LAST = '        losses = {"loss_ce"'
 
 
+@pytest.mark.slow
 def test_one_that_fits(check):
     ended = check()
     assert ended.code == 0, ended.stderr
@@ -79,6 +80,7 @@ def test_one_that_fits(check):
         assert line in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
@@ -105,6 +107,7 @@ def test_what_is_good_to_know(old, new, found, check):
     assert found in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "line", "error"),
     [
@@ -123,12 +126,14 @@ def test_what_does_not_fit(old, new, line, error, check):
         assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_cuda_calls_and_pairs(check):
     ended = check("image, target, **kwargs):", "image, image_strong, target, **kwargs):\n        image.cuda()", *PAIRS)
     assert ended.code == 0, ended.stderr
     assert "ok  fast mode" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_class_that_says_too_much(check):
     ended = check("    def __init__", "    graph_capturable = True\n\n    def __init__")
     assert ended.code == 0
@@ -139,6 +144,7 @@ def test_a_class_that_says_too_much(check):
     assert "does not fit: see NO above" in ended.stderr
 
 
+@pytest.mark.slow
 def test_into_the_tables(check, tmp_path, monkeypatch):
     """What --enter writes is a configuration that loads and a plan whose tables have the row."""
     configs, experiments = tmp_path / "configs/cifar100", tmp_path / "experiments"

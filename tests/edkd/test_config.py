@@ -243,6 +243,7 @@ class TestNames:
         assert cfg.EDKD.WARMUP == 2
 
 
+@pytest.mark.slow
 def test_every_key_is_read_by_something(monkeypatch, run_script, generated_data, tmp_path):
     """Builds every distiller and runs the script once; listing keys is not reading them."""
     seen = set()

@@ -193,6 +193,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_trains_in_both_modes_with_equal_losses(kind, write, train, tmp_path):
     source, losses = write(KINDS[kind]), []
@@ -238,6 +239,7 @@ class TestMode:
         assert own == pytest.approx(evaluation, rel=1e-5)
         assert own != pytest.approx(training, rel=1e-2)
 
+    @pytest.mark.slow
     def test_statistics_that_move_are_saved(self, write, train, tmp_path):
         for body, saved in ((self.BODY, True), (PLAIN, False)):
             name = "moves" if saved else "stays"
@@ -247,6 +249,7 @@ class TestMode:
             weights = torch.load(latest, weights_only=True)["training"]["weights"]
             assert any("teacher" in key for key in weights) == saved
 
+    @pytest.mark.slow
     def test_folded_teachers_cannot(self, write):
         body = self.BODY.replace("class Theirs(Distiller):", "class Theirs(Distiller):\n    teacher_features = False")
         with pytest.raises(UserError, match="teacher_features = False"):
@@ -270,6 +273,7 @@ class TestDerivedFromOneOfOurs:
                 return logits, losses
         """
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("base", ["KD", "DKD"])
     def test_nothing_is_promised(self, base, write):
         method = method_of(write(self.BODY.replace("BASE", base).replace("STATED", ""), head=self.HEAD))
@@ -421,6 +425,7 @@ class TestConstructor:
         )
         step(method_of(write(body)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["cfg", "config", "opt", "args"])
     def test_without_a_teacher(self, name, write, train, tmp_path):
         source = write(ALONE.replace("CFG", name))
@@ -433,6 +438,7 @@ class TestConstructor:
 
 
 class TestResult:
+    @pytest.mark.slow
     @pytest.mark.parametrize("extra", ["0.0", "0", "np.float32(0.5)", "np.float64(0)"])
     def test_numbers_among_the_losses(self, extra, write):
         head = HEAD + "import numpy as np\n"
@@ -485,10 +491,12 @@ class TestKeywords:
         .replace("self.teacher(image)", "self.teacher(image_weak)")
     )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("trainer", ["ours", "aug", "base_aug"])
     def test_pairs(self, trainer, write, train):
         assert train(write(self.BODY), "SOLVER.TRAINER", trainer).code == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("named", "others"),
         [
@@ -567,6 +575,7 @@ class TestSeveralTeachers:
                 return logits, {"loss_ce": F.cross_entropy(logits, target), "loss_kd": F.mse_loss(logits, mean)}
         """
 
+    @pytest.mark.slow
     def test_handed_over_together_or_one_by_one(self, write):
         values = []
         for name, body in (("together", self.BODY), ("one_by_one", self.ONE_BY_ONE)):
@@ -575,6 +584,7 @@ class TestSeveralTeachers:
             assert len(method.frozen_modules()) == 2
         assert values[0] == pytest.approx(values[1], rel=1e-5)
 
+    @pytest.mark.slow
     def test_through_the_script(self, write, train, tmp_path):
         files = []
         for name in ("resnet14", "resnet8"):
@@ -603,6 +613,7 @@ class TestForwardTest:
 """
     )
 
+    @pytest.mark.slow
     def test_is_what_is_evaluated(self, write, train):
         method = method_of(write(self.BODY))
         monitored = method.evaluated.eval()
@@ -617,6 +628,7 @@ class TestForwardTest:
         monitored = method.evaluated.eval()
         assert torch.equal(monitored(IMAGES), method.student(IMAGES.contiguous())[0])
 
+    @pytest.mark.slow
     def test_nothing_is_said_where_it_is_the_student(self, write, train):
         assert "forward_test" not in train(write(PLAIN)).stdout
 
@@ -637,6 +649,7 @@ class TestCuda:
         assert "insists on a GPU" in ended.stderr
         assert "--cuda-as-cpu" in ended.stderr
 
+    @pytest.mark.slow
     def test_the_switch(self, write, train, tmp_path):
         for body, name in ((self.BODY, "cuda"), (PLAIN, "cpu")):
             ended = train(write(body, name), "--cuda-as-cpu", "EXPERIMENT.PROJECT", name)
@@ -726,6 +739,7 @@ def test_errors_say_what_and_where(kind, write, train, tmp_path):
     assert not list((tmp_path / "output").glob("**/run.json"))
 
 
+@pytest.mark.slow
 def test_errors_in_the_middle_of_training(write, train, tmp_path):
     body = PLAIN.replace(
         "        return", "        if kwargs['epoch'] > 1:\n            raise KeyError('late')\n        return"
@@ -760,6 +774,7 @@ def test_files_that_cannot_be_loaded(text, message, write, train):
     assert message in ended.stderr
 
 
+@pytest.mark.slow
 def test_keys_declared_in_the_file(write, train):
     head = HEAD + "from mdistiller.engine.cfg import CFG, CN\n\nCFG.THEIRS = CN()\nCFG.THEIRS.W = 2.0\n"
     body = PLAIN.replace("F.mse_loss(", "self.w * F.mse_loss(").replace(
@@ -780,6 +795,7 @@ def test_a_registered_name_and_its_file_are_one(write):
     assert not distiller.teacher.training
 
 
+@pytest.mark.slow
 def test_two_versions_of_a_file_are_two_experiments(write, train, tmp_path):
     """A distiller's code, with what it imports, belongs to the settings of its runs; what the commit says does not."""
     helpers = tmp_path / "fork/helpers.py"

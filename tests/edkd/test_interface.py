@@ -53,6 +53,7 @@ def test_a_view_is_the_network_itself(view):
     assert type(view(create_model("resnet8"))) is type(shown)
 
 
+@pytest.mark.slow
 def test_views_are_contiguous_for_every_network():
     """What `feat.view(N, -1)` needs; networks and images that are contiguous give features that are."""
     for name in list_models("mdistiller"):

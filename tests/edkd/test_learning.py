@@ -59,6 +59,7 @@ def test_the_loss_falls(kind, trainer, images):
     assert np.mean(totals[-ENDS:]) < np.mean(totals[first : first + ENDS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "ShuffleV1", "ShuffleV2", "vgg8", "wrn_16_1", "ResNet18", "resnet8x4"])
 def test_published_pairs_fit(name):
     """Students of other families under the methods that compare logits, embeddings and maps."""

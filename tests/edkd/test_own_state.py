@@ -97,6 +97,7 @@ def resumed_losses(train, monkeypatch, tmp_path, body: str) -> tuple[list[float]
     return whole, broken, ended.stdout
 
 
+@pytest.mark.slow
 def test_resumed_is_as_unbroken(train, monkeypatch, tmp_path):
     whole, broken, said = resumed_losses(train, monkeypatch, tmp_path, BODY.replace("QUEUE", "pass"))
     assert len(whole) == 2
@@ -104,6 +105,7 @@ def test_resumed_is_as_unbroken(train, monkeypatch, tmp_path):
     assert "starts again" not in said
 
 
+@pytest.mark.slow
 def test_without_it_a_resumed_run_is_another(train, monkeypatch, tmp_path):
     monkeypatch.setattr(OwnState, "restore", lambda self, state: [])
     whole, broken, _ = resumed_losses(train, monkeypatch, tmp_path, BODY.replace("QUEUE", "pass"))
@@ -111,6 +113,7 @@ def test_without_it_a_resumed_run_is_another(train, monkeypatch, tmp_path):
     assert whole[1] != broken[1]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_saved_is_said(train, monkeypatch, tmp_path):
     body = BODY.replace("QUEUE", "self.queue = iter([loss.item()])")
     *_, said = resumed_losses(train, monkeypatch, tmp_path, body)
@@ -130,6 +133,7 @@ OF_OTHER_KINDS = """
 """
 
 
+@pytest.mark.slow
 def test_of_other_kinds(train, monkeypatch, tmp_path):
     """Queues, sets, arrays and generators of a distiller's own."""
     body = BODY.replace("        QUEUE\n", OF_OTHER_KINDS.lstrip("\n")).replace(
@@ -160,6 +164,7 @@ SHARED = SHARED.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [True, False])
 def test_what_modules_and_classes_keep_for_all(saved, train, monkeypatch, tmp_path):
     """It is saved like what the object itself keeps."""
@@ -170,6 +175,7 @@ def test_what_modules_and_classes_keep_for_all(saved, train, monkeypatch, tmp_pa
     assert "starts again" not in said
 
 
+@pytest.mark.slow
 def test_the_try_out_leaves_it_alone(train, monkeypatch, tmp_path):
     (tmp_path / "Theirs.py").write_text(SHARED)
     assert train(f"{tmp_path / 'Theirs.py'}:Theirs", "whole").code == 0

@@ -132,6 +132,7 @@ def test_two_processes_take_their_shares(command, data, tmp_path):
     assert len(RowFile(only_file(data)).written()[0]) > 590
 
 
+@pytest.mark.slow
 def test_list_verify_and_delete(command, data, tmp_path, run_script, call):
     def cache(*arguments: str) -> Ended:
         return call([*arguments, "--data-dir", str(data)], "common.teacher_cache.__main__")
@@ -178,6 +179,7 @@ def test_list_verify_and_delete(command, data, tmp_path, run_script, call):
     assert (data / "cifar-100-python/train").is_file()
 
 
+@pytest.mark.slow
 def test_rows_of_another_machine_are_not_computed_again(command, data, tmp_path, run_script, call, monkeypatch):
     short = [*command, "--limit-train-batches", "1", "--teacher-cache", "on"]
     assert run_script("train", *short, "LOG.PREFIX", tmp_path / "output").code == 0

@@ -37,6 +37,7 @@ def only_run(output):
     return file.parent
 
 
+@pytest.mark.slow
 def test_files_of_a_run(run_script, where, teacher, tmp_path):
     ended = run_script("train", "--cfg", KD, *teacher, *where, "--epochs", "2", "LOG.SAVE_CHECKPOINT_FREQ", "1")
     assert ended.code == 0, ended.stderr
@@ -92,6 +93,7 @@ def unused_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr("edkd.engine.teachers.resolve_path", lambda path, paper: tmp_path / path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unused_checkout")
 def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     """The error names the release and the command; the command's result is then found, the longest run first."""
@@ -252,6 +254,7 @@ def test_eval_reads_every_wrapping(wrapping, run_script, where, tmp_path):
     assert "accuracy" in ended.stdout
 
 
+@pytest.mark.slow
 def test_eval_refuses_a_namespace_and_says_how_to_convert_it(run_script, where, tmp_path, monkeypatch):
     import argparse
     import re
@@ -324,6 +327,7 @@ def test_wandb_is_optional(module, reason, run_script, where, teacher, tmp_path,
     assert list((only_run(tmp_path / "output") / "train.events").iterdir())
 
 
+@pytest.mark.slow
 def test_wandb_takes_odd_overrides_and_goes_on_with_a_resumed_run(run_script, where, teacher, monkeypatch):
     wandb = FakeWandb()
     monkeypatch.setitem(__import__("sys").modules, "wandb", wandb)

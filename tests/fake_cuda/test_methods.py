@@ -17,6 +17,7 @@ from mlkd.mixup_cutmix import Mix, MixupCutmix
 from tests.fake_cuda.stage import GPU, RefusedError, captured_trainer, fake_batch, fake_gpu
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_and_evaluation(name, amp, monkeypatch):
@@ -36,6 +37,7 @@ def test_steps_and_evaluation(name, amp, monkeypatch):
             assert gpu.seen > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edkd EDKD", "edkd KD", "tfkd kd"])
 def test_remembered_logits_in_captured_steps(name):
     """The lookup reads and writes the GPU alone: its position is a number there, its rows lie where they were."""
@@ -64,6 +66,7 @@ def remember(trainer: Trainer, teachers: list[FrozenTeacher]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_captured_is_this():
     """A method that stops being captured is noticed."""
     assert [name for name in METHODS if not is_capturable(name)] == [

@@ -136,6 +136,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_checkpoint_is_refused(name, tmp_path):
     with pytest.raises(UserError) as caught:

@@ -93,6 +93,7 @@ def undisturbed(data, tmp_path_factory) -> TinyPlan:
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [CNN, STUDENT], ids=["teacher", "student"])
 @pytest.mark.parametrize(
     ("whom", "number"),

@@ -136,6 +136,7 @@ def test_a_file_that_may_not_be_read_is_not_damaged(monkeypatch, tmp_path):
         read_cifar_bytes(denied, monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_may_not_be_read_is_not_damaged(checkpoint_file, monkeypatch):
     monkeypatch.setattr("builtins.open", raising(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(UserError, match=r"^cannot read \S+ \(Permission denied\)$"):

@@ -32,6 +32,7 @@ def last_line(output: str) -> str:
 # ------------------------------------------------------------------------------------------------------ the first time
 
 
+@pytest.mark.slow
 def test_the_first_run_without_data_says_why(plan):
     (plan.root / "data/generated/cifar-100-python").rmdir()
     (plan.root / "data/generated").rmdir()
@@ -69,6 +70,7 @@ def test_tables_that_cannot_be_written_cost_no_summary(plan):
 # ------------------------------------------------------------------------------------------------- the same plan twice
 
 
+@pytest.mark.slow
 def test_the_same_plan_twice_at_once_waits_and_fails_nothing(plan):
     go = plan.root / "go"
     plan.set("base/teacher", until=str(go))
@@ -149,6 +151,7 @@ def test_a_worker_that_is_killed_again_fails_by_name(tmp_path):
     assert runner.outcome.blocked == {second: "needs stub first (seed 1)"}
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_started_as_often_as_the_executor_says(tmp_path):
     runner, tasks = run(tmp_path, LOST, LOST, LOST, 0, 0)
     assert runner.outcome.done == set(tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import mlkd.analyze
 import mlkd.train
 from mlkd.student import MultiResNetV2
 
@@ -22,5 +23,6 @@ SMALL = {"layers": (1, 1, 1, 1), "channels": (128, 128, 128, 128), "hidden": 32}
 
 
 def small_student(patch: Any = setattr) -> None:
-    """From now on the script trains a student of a thousandth of the size, with the same exits."""
-    patch(mlkd.train, "MultiResNetV2", partial(MultiResNetV2, **SMALL))
+    """From now on the scripts have a student of a thousandth of the size, with the same exits."""
+    for script in (mlkd.train, mlkd.analyze):
+        patch(script, "MultiResNetV2", partial(MultiResNetV2, **SMALL))

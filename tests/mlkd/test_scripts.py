@@ -33,6 +33,7 @@ from tests.processes import (
 )
 
 
+@pytest.mark.slow
 def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets):
     flags = [*where, "--ensemble", ensemble.name, "-n", "student", "-e", "3", "-s", "1"]
     ended = run_script("train", *flags)
@@ -114,6 +115,7 @@ def measured(pets, state: dict) -> dict[str, float]:
     return accuracies(student, part_batches(args, load_data(args).test, runtime), runtime)
 
 
+@pytest.mark.slow
 def test_a_teacher_made_here(run_script, where, directory):
     """`train_teacher.py` makes what `mlkd.py` reads; its own figures are those of the test set at the end."""
     network = "mobilenetv3_small_050"

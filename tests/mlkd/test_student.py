@@ -54,6 +54,7 @@ def test_each_exit_alone_gives_what_all_together_give(student):
         assert torch.equal(student(images), together["final"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
 def test_timm_reads_what_is_saved(student, tmp_path):
     """The name of the published page, today's full name and an older one: same class, same logits, bit for bit."""

@@ -67,6 +67,7 @@ def test_fx_traceable(family: str, name: str) -> None:
         assert torch.fx.symbolic_trace(model)(torch.empty(2, 3, size, size)).shape == (2, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), ARCHITECTURES)
 def test_folded_for_inference(family: str, name: str) -> None:
     """The graph that folding leaves computes the same logits, also where the image size decides (VGG)."""
@@ -78,6 +79,7 @@ def test_folded_for_inference(family: str, name: str) -> None:
             torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), ARCHITECTURES)
 def test_channels_last_in_one_graph(family: str, name: str) -> None:
     """Channels-last images keep their layout through every stage; the compiler takes the net as one graph."""

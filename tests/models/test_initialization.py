@@ -143,6 +143,7 @@ def rules_of(name: str) -> Rules:
     return next(rules for pattern, rules in PUBLISHED.items() if fnmatchcase(name, pattern))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_networks(name):
     family, model = name.split()
@@ -169,6 +170,7 @@ def of_student(network: MultiResNetV2) -> dict[str, Draw | float]:
     return expected(network, SMALL_CLASSIFIER, {"head.fc.weight": Draw(0.01)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "std"), [(10, 0.445), (37, 0.233), (100, 0.142)])
 def test_student_of_mlkd(num_classes, std):
     """Published deviations of the early exits' classifiers, as they were drawn there, within 2 %."""
@@ -206,6 +208,7 @@ def make_uniform(module: nn.Module) -> None:
         nn.init.kaiming_uniform_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SPOILT)
 def test_another_initialization_is_noticed(how):
     network, (name, spoil) = student(37), SPOILT[how]

@@ -48,6 +48,7 @@ def test_layout_and_size(figures: dict) -> None:
     assert count_macs(model, figures["input_shape"]) == figures["multiply_adds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figures", WITH_OUTPUTS.values(), ids=WITH_OUTPUTS)
 def test_outputs(figures: dict) -> None:
     embedding_is_4d = figures["name"] == "tinyimagenet_MobileNetV2"
@@ -66,6 +67,7 @@ def test_outputs_of_shufflenet_v1() -> None:
     check_outputs(create_model("ShuffleV1", 100, family="mdistiller"), figures, lookup)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 def test_imagenet_resnet_is_torchvision(depth: int) -> None:
     """The same weights under the same names give torchvision's logits."""

@@ -41,6 +41,7 @@ def test_layout_and_size(figures: dict) -> None:
     assert count_macs(model, figures["input_shape"]) == figures["multiply_adds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figures", WITH_OUTPUTS.values(), ids=WITH_OUTPUTS)
 def test_outputs(figures: dict) -> None:
     check_outputs(build(figures), figures, published_feature)

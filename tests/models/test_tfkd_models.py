@@ -71,6 +71,7 @@ class ModuleOutputs:
         return self.outputs[name] if index is None else features.stages[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figures", [outputs_param(path) for path, figures in FIGURES.items() if has_outputs(figures)])
 def test_outputs(figures: dict) -> None:
     model = build(figures)
@@ -165,6 +166,7 @@ def test_resnext_starts_as_published() -> None:
     assert grouped.std().item() == pytest.approx((2 / (2048 * 9)) ** 0.5, rel=0.01)
 
 
+@pytest.mark.slow
 def test_vgg_starts_as_published() -> None:
     model = create_model("vgg19", num_classes=10, family="tfkd")
     assert model.classifier[3].weight.std().item() == pytest.approx(0.01, rel=0.01)

@@ -44,6 +44,7 @@ def run(count: int, arguments: list[str], directory, prepare=None) -> list[Ended
     return ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent_loss", ["reward-weighted", "policy-gradient"])
 def test_two_processes_train_as_one(agent_loss, checkpoints, small, tmp_path):
     """Batches of 31 give shares of 15 and 16. Student, transforms, agent and all figures are the same."""
@@ -68,6 +69,7 @@ def test_two_processes_train_as_one(agent_loss, checkpoints, small, tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_both_processes_act_by_the_same_agent(checkpoints, small, tmp_path):
     run(2, [*STUDENT, "-b", "31", *small], tmp_path, keep_agent)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))

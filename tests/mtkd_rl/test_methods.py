@@ -111,6 +111,7 @@ def test_learning_at_once_is_as_replaying_the_stored_states():
             assert torch.equal(value, method.agent.policy.state_dict()[key]), (iteration, key)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_batch_is_kept():
     method = build().train()
     for iteration in range(2):
@@ -154,6 +155,7 @@ class TestInTheLoop:
         assert dtypes == {torch.float32}
         return figures
 
+    @pytest.mark.slow
     def test_bf16_is_near_float32_and_the_agent_keeps_its_precision(self, tmp_path, monkeypatch):
         plain, mixed = self.figures(tmp_path, monkeypatch), self.figures(tmp_path, monkeypatch, amp="bf16")
         for a, b in zip(plain, mixed, strict=True):

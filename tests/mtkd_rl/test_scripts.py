@@ -58,6 +58,7 @@ def test_light_teachers_have_a_rate_of_their_own(model, run_script, small, tmp_p
     assert metrics(run)[0]["learning_rate"] == rate
 
 
+@pytest.mark.slow
 def test_a_student_by_reinforcement(run_script, checkpoints, small):
     ended = run_script("train_student_rl", *STUDENT, "--epochs", "2", "--dynamic", *small)
     assert ended.code == 0, ended.stderr
@@ -94,6 +95,7 @@ def test_a_student_by_reinforcement(run_script, checkpoints, small):
             assert sum(line[f"train/{kind}_weight/{name}"] for name in TEACHERS) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_table_of_weights(run_script, checkpoints, small):
     assert run_script("train_student_rl", *STUDENT, "--epochs", "1", *small).code == 0
     run = only_run(checkpoints)
@@ -122,6 +124,7 @@ def test_a_trial_never_sees_the_test_split(run_script, checkpoints, small):
     assert content["teachers"][0]["accuracy_on"] == "validation"
 
 
+@pytest.mark.slow
 def test_agreement_with_each_teacher_beside_its_weight(run_script, checkpoints, small):
     assert run_script("train_student_rl", *STUDENT, "--epochs", "1", *small).code == 0
     run = only_run(checkpoints)
@@ -153,6 +156,7 @@ def test_a_student_by_averaging(run_script, checkpoints, small):
     assert [line["learning_rate"] for line in metrics(run)] == pytest.approx([0.05, 0.025])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
@@ -166,6 +170,7 @@ def test_options_name_the_experiment(flags, name, run_script, checkpoints, small
     assert record(only_run(checkpoints))["experiment"] == name
 
 
+@pytest.mark.slow
 def test_milestones_move_with_the_epochs_unless_they_are_given(run_script, checkpoints, small):
     flags = [*STUDENT, *small, "--limit-train-batches", "1", "--epochs", "8", "--init-lr", "1e-3"]
     assert run_script("train_student_avg", *flags).code == 0
@@ -190,6 +195,7 @@ def test_evaluate(run_script, checkpoints, small):
 class TestResume:
     FLAGS = (*STUDENT, "--epochs", "3", "--dynamic")
 
+    @pytest.mark.slow
     def test_killed_and_resumed_is_as_unbroken(self, checkpoints, small, tmp_path):
         """The same bits: student, transforms, agent, records and the table of weights."""
 
@@ -212,6 +218,7 @@ class TestResume:
         assert metrics(whole) == metrics(broken)
         assert (whole / "teacher_weights.json").read_text() == (broken / "teacher_weights.json").read_text()
 
+    @pytest.mark.slow
     def test_which_run_is_meant(self, run_script, checkpoints, small):
         """Without a path, the latest of the same settings; a done one is left as it is; another starts again."""
         flags = [*STUDENT, "--epochs", "1", *small]
@@ -227,6 +234,7 @@ class TestResume:
         assert run_script("train_student_rl", *flags, "--resume", "--dynamic").code == 0
         assert len(list(checkpoints.glob("resnet8_*"))) == 2
 
+    @pytest.mark.slow
     def test_another_teacher_under_the_same_name_is_refused(self, run_script, checkpoints, small):
         flags = [*STUDENT, "--epochs", "1", *small]
         assert run_script("train_student_rl", *flags).code == 0
@@ -241,6 +249,7 @@ class TestResume:
 
 
 class TestTeachers:
+    @pytest.mark.slow
     def test_a_missing_one_is_named_with_the_command_that_trains_it(self, run_script, checkpoints, small):
         flags = ["--arch", "resnet8", "--teacher-name-list", "resnet8", "resnet20", *small]
         ended = run_script("train_student_rl", *flags)

@@ -75,6 +75,7 @@ def run(
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):
@@ -104,6 +105,7 @@ def check(module: torch.nn.Module, name: str, final: dict) -> None:
             assert value == pytest.approx(final[key], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", RL_CASES, ids=lambda case: case["id"])
 def test_what_the_agent_does_and_learns(case, monkeypatch, tmp_path):
     """Its weights at each step, and each of its updates: rewards, losses, and when it begins to act by them."""

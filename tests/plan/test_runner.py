@@ -96,6 +96,7 @@ TEACHER, STUDENT, ALONE = "experiments/base/teacher", "experiments/kd/student", 
 SMOOTH = "with_smooth/experiments/kd/student/smooth"
 
 
+@pytest.mark.slow
 def test_everything_runs_once_in_workspaces_of_its_own(plan):
     code, output = plan.run("--seeds", "0,2")
     assert code == 0, output
@@ -117,6 +118,7 @@ def test_everything_runs_once_in_workspaces_of_its_own(plan):
     assert "kd/student" in (plan.root / "out" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
     plan.set("base/teacher", fails=True)
     code, output = plan.run()
@@ -135,6 +137,7 @@ def test_failures_are_passed_by_and_listed_with_what_they_block(plan):
     assert "resuming" in (plan.workspace() / "logs" / "base_teacher.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_at_any_time_and_started_again(plan, number, tmp_path):
     plan.set("base/alone", sleep=60)
@@ -158,6 +161,7 @@ def test_stopped_at_any_time_and_started_again(plan, number, tmp_path):
     assert plan.tables() == undisturbed_tables(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 def test_killed_and_started_again_it_ends_with_the_same_table(plan, tmp_path):
     plan.set("base/alone", sleep=60, deaf=True)
@@ -231,6 +235,7 @@ def test_jobs_share_the_cores(plan):
     assert (plan.workspace() / ALONE / "calls.txt").read_text() == f"{cores}\n"
 
 
+@pytest.mark.slow
 def test_networks_are_deleted_once_nobody_needs_them_and_made_again_for_whoever_does(plan):
     plan.set_budget(keep_networks=False)
     teacher = plan.workspace() / TEACHER

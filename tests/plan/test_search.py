@@ -104,6 +104,7 @@ def test_rungs():
         rungs(2, 3)
 
 
+@pytest.mark.slow
 def test_chosen_by_validation_alone_and_tested_beside_the_published_values(plan):
     arguments = ["--sweep", "alpha=0,1,2", "--cells", "base/alone", "--cells", "kd/student", "--seeds", "0,1"]
     code, output = plan.run(*arguments)
@@ -142,6 +143,7 @@ def test_what_is_chosen_is_the_published_setting(plan):
     assert not (plan.root / SWEEPS / "base_alone/tested/alpha=1").exists()
 
 
+@pytest.mark.slow
 def test_trials_of_which_one_fails(plan):
     plan.set("base/alone", alpha=1, fails=False)
     code, output = plan.run("--sweep", "fails=1,0", "--sweep", "alpha=0,3", "--cells", "base/alone")
@@ -151,6 +153,7 @@ def test_trials_of_which_one_fails(plan):
     assert "| fails 1, alpha 3 | failed | – | |" in " ".join(output.split())
 
 
+@pytest.mark.slow
 def test_successive_halving_compares_early_and_goes_on_with_the_best(plan):
     """Three epochs, factor 3: all after one epoch, the best of them to the end; a late loss is not seen in between."""
     code, output = plan.run("--sweep", "alpha=0,1,2", "--halving", "3", "--cells", "base/alone")

@@ -117,6 +117,7 @@ def test_papers_of_other_lengths_compare_when_trained_as_long(tmp_path):
     assert compared(a, write_side(tmp_path / "b", B, epochs=10, published_epochs=240))
 
 
+@pytest.mark.slow
 def test_command_line_in_a_process_without_torch(tmp_path):
     a, b = write_side(tmp_path / "a", A), write_side(tmp_path / "b", B)
     code = (

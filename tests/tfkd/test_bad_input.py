@@ -484,6 +484,7 @@ class TestResumingADamagedRun:
         assert workspace.run(CNN).code == 0
         return directory / "last.pth.tar"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("keys", ["training", "optim_dict", "epoch", "training settings", "training weights"])
     def test_incomplete(self, keys, last, refused, workspace):
         content = checkpoint(last)

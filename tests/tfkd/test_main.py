@@ -171,6 +171,7 @@ def assert_published_files(directory: Path, artifacts: dict) -> None:
     )
 
 
+@pytest.mark.slow
 def test_baseline(workspace):
     directory = workspace.experiment(CNN)
     ended = workspace.run(CNN, *ONE)
@@ -232,6 +233,7 @@ def test_distillation(flags, workspace):
     assert not any("teacher" in key for key in student["training"]["weights"])
 
 
+@pytest.mark.slow
 def test_poorly_trained_teacher_comes_from_a_baseline(workspace):
     student = "kd_experiments/mobilenet_v2_distill/resnet18_teacher"
     brief = ["--limit-train-batches", "1", "--limit-eval-batches", "1"]
@@ -398,6 +400,7 @@ def test_record_of_a_run(workspace):
     assert run["accuracy"]["selected_by_validation"] is None
 
 
+@pytest.mark.slow
 def test_three_accuracies_with_a_validation_part(workspace):
     directory = workspace.experiment(CNN, learning_rate=0.02)
     ended = workspace.run(CNN, "--epochs", "6", "--val-fraction", "0.2")
@@ -412,6 +415,7 @@ def test_three_accuracies_with_a_validation_part(workspace):
     assert run["data"]["train_images"] == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restored", ["best", "last"])
 def test_evaluation_repeats_what_the_run_recorded(restored, workspace):
     directory = workspace.experiment(CNN, learning_rate=0.02)
@@ -458,6 +462,7 @@ def test_subset_percent_takes_that_part_of_each_class(workspace):
     assert record(directory)["settings"]["subset_percent"] == 0.5
 
 
+@pytest.mark.slow
 def test_fewer_epochs_shrink_the_schedule(workspace):
     directory = workspace.experiment(CNN)
     assert workspace.run(CNN, "--epochs", "10", "--limit-train-batches", "2", "-warm", "2").code == 0

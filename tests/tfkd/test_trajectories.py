@@ -51,6 +51,7 @@ def build(case: dict):
     return Distillation(student, golden_model(case["teacher"], case["classes"]), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):

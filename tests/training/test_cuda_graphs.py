@@ -373,6 +373,7 @@ def test_a_capture_that_only_its_end_finds_broken(monkeypatch):
     assert device.current == "default"
 
 
+@pytest.mark.slow
 def test_all_captures_share_a_pool_that_a_graph_keeps_open(monkeypatch):
     device = Device(monkeypatch, end_fails=False)
     assert device.pools == [(0, 1)]  # the keeper's own
@@ -381,6 +382,7 @@ def test_all_captures_share_a_pool_that_a_graph_keeps_open(monkeypatch):
     assert device.pools == [(0, 1)] * 3
 
 
+@pytest.mark.slow
 def test_after_a_failed_capture_another_pool_is_kept_open(monkeypatch):
     device = Device(monkeypatch, end_fails=False)
     assert device.failed().recoverable

@@ -94,6 +94,7 @@ class TestWithoutBatchNorm:
             assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_batch_norm_makes_a_difference_only_through_its_batches(workspace, record_property):
     """Each process normalizes by its own share; all else is the same, so losses differ little."""
     directory = workspace.experiment(CNN, dropout_rate=0, batch_size=60, num_channels=8)
@@ -152,6 +153,7 @@ def in_the_second_process() -> None:
         in_the_second_epoch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [in_the_second_epoch, in_the_second_process])
 def test_killed_and_resumed(moment, workspace):
     directory = workspace.experiment(CNN, **UNEVEN)
@@ -165,6 +167,7 @@ def test_killed_and_resumed(moment, workspace):
     assert metrics(directory) == whole_metrics
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_may_resume(workspace):
     directory = workspace.experiment(ALEXNET, **UNEVEN)
     assert workspace.run(ALEXNET).code == 0

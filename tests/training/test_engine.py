@@ -342,6 +342,7 @@ def killed_in_the_second_epoch() -> None:
     before_call("common.training.training_step.TrainingStep.__call__", 9, kill_self)
 
 
+@pytest.mark.slow
 def test_resumed_in_bf16(workspace):
     directory = workspace.experiment(CNN)
     flags = ["--epochs", "2", "--amp", "bf16"]
@@ -378,6 +379,7 @@ def trained_looking(name: str) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*list_models("tfkd")} - {"resnet101", "resnet152"}))
 def test_folding_keeps_the_logits(name):
     network = trained_looking(name).eval()

@@ -89,6 +89,7 @@ def losses(build, way: str, tmp_path, rate: float = 1e-4, epochs: int = EPOCHS) 
 
 # At higher rates, networks of initial weights make much of a difference in the last bit; the trajectories of the
 # papers' own tests, in double precision, take the same ways at rates as published.
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fast", "captured"])
 @pytest.mark.parametrize(("build", "rate"), [(tfkd, 1e-5), (edkd, 1e-4), (mtkd_rl, 1e-4), (mlkd, 1e-6)])
 def test_fifty_steps_are_those_of_the_plain_way(build, rate, way, tmp_path):
@@ -114,6 +115,7 @@ def test_steps_can_be_traced(build, rate, tmp_path, monkeypatch):
     assert losses(build, "compile", tmp_path, rate, epochs=2) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({*distiller_dict} - {"EDKD"}))
 def test_every_distiller_can_be_captured(kind, tmp_path):
     """Or says why not."""

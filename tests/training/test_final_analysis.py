@@ -42,6 +42,7 @@ def _logits(file, images):
         return network.eval()(batch.images).double()
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_checkpoints(taught, generated_data):
     base, directory = taught
     run, data = record(directory), load_dataset("cifar10", generated_data)
@@ -92,6 +93,7 @@ def test_without_teacher_and_validation_split(workspace):
     assert analysis["test"]["best"] == analysis["test"]["last"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_has_the_same_analysis(workspace, taught):
     _, directory = taught
     flags = [*TWO, "--self_training", "--val-fraction", "0.2"]
@@ -115,6 +117,7 @@ def test_the_teacher_sees_each_test_image_once_in_the_analysis(workspace, call, 
     assert sum(seen) == 100 + 300
 
 
+@pytest.mark.slow
 def test_the_analysis_comes_to_tensorboard_once(taught):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,6 +129,7 @@ def test_the_analysis_comes_to_tensorboard_once(taught):
     assert [point.step for point in events.Scalars("analysis/train/best/accuracy")] == [1]
 
 
+@pytest.mark.slow
 def test_processes_together_say_what_one_says(workspace, taught):
     _, directory = taught
     flags = [*TWO, "--self_training", "--val-fraction", "0.2"]

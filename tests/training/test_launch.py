@@ -69,6 +69,7 @@ def test_one_machine_of_several(start, tmp_path):
     assert (tmp_path / "rank3").read_text() == "3 1 6 10.0.0.1 4000"
 
 
+@pytest.mark.slow
 def test_a_failure_stops_the_others(start, tmp_path):
     fail = "if rank == '1':\n    while not pathlib.Path('waits0').exists(): time.sleep(0.01)\n    sys.exit(2)\n"
     assert start(fail + WAIT).wait(PATIENCE) == 2

@@ -69,6 +69,7 @@ def test_a_blind_run_is_no_other_run(workspace):
     assert record(directory)["accuracy"] is None
 
 
+@pytest.mark.slow
 def test_stopped_on_the_way_and_resumed_is_as_never_stopped(workspace, tmp_path, generated_data):
     whole = Workspace(tmp_path / "whole", generated_data)
     for each in (workspace, whole):

@@ -324,6 +324,7 @@ def test_resume_with_other_settings_is_refused(setting, changes, flags, workspac
     assert snapshot(directory) == before
 
 
+@pytest.mark.slow
 def test_resume_of_a_run_that_began_from_a_file(workspace):
     """--restore_file starts a run; with --resume the same command goes on with it, and does not start it again."""
     directory = workspace.experiment(CNN)
@@ -349,6 +350,7 @@ def test_lost_lines_of_metrics_come_back(workspace, whole):
     assert_same_run(directory, whole)
 
 
+@pytest.mark.slow
 def test_more_epochs_where_the_finished_ones_stay_the_same(workspace):
     """Milestones move in proportion to the epochs: of these none falls into the finished ones."""
     directory = workspace.experiment(CNN, num_epochs=10)

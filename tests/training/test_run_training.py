@@ -158,6 +158,7 @@ def test_another_teacher_is_refused_and_recorded(workspace):
     assert "belongs to a run with other teachers' weights" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_teachers_were_recorded_is_resumed_with_a_warning(workspace):
     workspace.experiment(BASELINE)
     directory = workspace.experiment(SELF_TAUGHT_CNN)

@@ -194,6 +194,7 @@ def test_every_size_of_batches_and_of_the_last_one(sizes, data, tmp_path):
     assert not differences(weights, want)
 
 
+@pytest.mark.slow
 def test_batches_whose_bits_differ_are_computed_in_their_steps(data, tmp_path, monkeypatch):
     """As those of one or of seven images may on a CPU: here by a teacher that looks at the size."""
 
@@ -253,6 +254,7 @@ def test_batches_whose_bits_differ_are_computed_in_their_steps(data, tmp_path, m
 # ------------------------------------------------------------------------------------------------------- who may use it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["AT", "OFD", "SP", "REVIEWKD", "VID"])
 def test_methods_that_read_features_do_not_use_it(kind, data, tmp_path):
     _, want = train(data, tmp_path, "off", functools.partial(distillation, kind))
@@ -379,6 +381,7 @@ ASKS = {  # -> whether the memory is used at all
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.__name__)
 def test_foreign_distillers(ask, data, tmp_path):
     """Whatever they ask of their teacher, they get it; the memory is used where they read logits alone."""
@@ -393,6 +396,7 @@ def test_foreign_distillers(ask, data, tmp_path):
         assert counts(again) == (180, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ask", "why"), [(features_from_step_two, "features"), (mixed_from_epoch_two, "other images")])
 def test_what_turns_out_useless_is_given_up(ask, why, data, tmp_path):
     trainer, _ = train(data, tmp_path, "auto", functools.partial(foreign, ask))
@@ -490,6 +494,7 @@ def test_a_dataset_that_cannot_be_written_to(data, tmp_path):
     assert counts(trainer) == (0, 180)
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_what_is_computed_now_are_not_believed(data, tmp_path):
     """Right checksums, other bits: what a machine would find whose kernels differ although their names do not."""
     _, want = train(data, tmp_path)
@@ -504,6 +509,7 @@ def test_rows_that_are_not_what_is_computed_now_are_not_believed(data, tmp_path)
     assert counts(trainer) == (0, 180)
 
 
+@pytest.mark.slow
 def test_other_teachers_images_views_and_threads_have_other_files(data, tmp_path, pixels):
     def names():
         return {path.name for path in (data.root / ".cache/teachers").glob("*.rows")}

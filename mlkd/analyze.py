@@ -1,0 +1,213 @@
+"""What a student of this paper took from its teachers, at each exit: `python3 analyze.py models/student_model`.
+
+STUDENT, TEACHER and OTHER are directories of runs (`models/<name>`), a student's `best.pth`, or NAME:FILE, a network by
+timm's name. A run's own teachers are taken where neither --teacher nor --ensemble is given. Prints tables;
+docs/metrics.md has the definitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+
+from torch import Tensor
+
+from common.analysis import MEAN
+from common.analysis.networks import with_mean
+from common.analyze.analysis import Source
+from common.analyze.flags import (
+    add_analysis_flags,
+    make_analysis,
+    named_students,
+    record_of,
+    recorded_teachers,
+    report,
+    require_purpose,
+)
+from common.command_line import ArgumentParser, cli_main, resolve_path
+from common.data import Dataset
+from common.data.image_files import CROP
+from common.errors import UserError
+from common.run_record import NAME, RunRecord
+from common.training.checkpoints import apply_weights, load_checkpoint, model_weights
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
+from mlkd.data import (
+    BATCH_SIZE,
+    DatasetImages,
+    SplitLoader,
+    add_data_flags,
+    dataset_name,
+    load_data,
+    network_input,
+    part_batches,
+    train_and_validation,
+)
+from mlkd.ensemble import Ensemble, read_ensemble
+from mlkd.student import MultiResNetV2
+from mlkd.teachers import PAPER, InputSpec, create_network, find_checkpoint, is_architecture, load_teachers
+
+EARLY_EXITS = "middle_fc"  # begins the names of weights that the student alone has
+FILES = {"best": "best.pth", "last": "last.pth.tar"}  # of a run's directory
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__)
+    add_analysis_flags(parser, "a student's best.pth, or NAME:FILE with a network of timm's")
+    parser.add_argument("--ensemble", metavar="FILE", help="JSON that names several teachers, in place of --teacher")
+    add_data_flags(parser)
+    add_runtime_flags(parser, without=TRAINING_ONLY)
+    parser.set_defaults(dataset=None, image_size=None, batch_size=BATCH_SIZE)
+    args = parser.parse_args()
+    if args.ensemble and args.teacher:
+        parser.error("give --teacher or --ensemble, not both")
+    settings = record.settings if (record := record_of(args.student)) else {}
+    args.dataset = args.dataset or settings.get("dataset", "oxford-iiit")
+    args.image_size = args.image_size or settings.get("image_size", CROP)
+    return args
+
+
+@dataclasses.dataclass(frozen=True)
+class Student(Source):
+    """A network with early exits."""
+
+    network: MultiResNetV2
+
+    def outputs(self, images: Tensor) -> Mapping[str, Tensor]:
+        return self.network.heads(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperImages:
+    """How the networks of this paper see a dataset.
+
+    Attributes:
+        args: flags.
+        data: the dataset.
+        runtime: where they are computed.
+    """
+
+    args: argparse.Namespace
+    data: Dataset[DatasetImages]
+    runtime: Runtime
+
+    def batches(self, images: DatasetImages, source: Source) -> SplitLoader:
+        args = copy.copy(self.args)
+        args.limit_eval_batches = None  # it limits the test split alone, which has been cut
+        return part_batches(args, images, self.runtime)
+
+    def parts(self, source: Source) -> tuple[DatasetImages, DatasetImages]:
+        return train_and_validation(self.data)
+
+
+def open_source(text: str, given: InputSpec, dataset: str, epoch: str) -> Source:
+    """The network that `text` names.
+
+    Args:
+        text: a run's directory, a student's file, or NAME:FILE.
+        given: what it is given.
+        dataset: that it is to be evaluated on.
+        epoch: "best" or "last", of a run.
+
+    Raises:
+        UserError: nothing there, weights of another network or class count, or a run of another dataset or paper.
+    """
+    if record := record_of(text):
+        return _from_run(Path(text).parent if Path(text).name == NAME else Path(text), record, given, dataset, epoch)
+    name, separator, file = text.partition(":")
+    if separator and is_architecture(name):
+        (teacher,) = load_teachers([(name, file)], given)
+        return Source(f"{name} ({_shown(teacher.checkpoint.path)})", teacher.network)
+    path = find_checkpoint(text)
+    if path is None:
+        raise UserError(f"no run and no checkpoint {text}")
+    weights = model_weights(load_checkpoint(path), path)
+    if not any(key.startswith(EARLY_EXITS) for key in weights):
+        raise UserError(
+            f"{path} has no early exits: say which of timm's networks it is, NAME:{text} (resnetv2_50x1_bit:{text} for "
+            "a student's models/<name>.pth)"
+        )
+    return _student(_shown(path), weights, path, given)
+
+
+def _from_run(directory: Path, record: RunRecord, given: InputSpec, dataset: str, epoch: str) -> Source:
+    if record.paper != PAPER:
+        raise UserError(f"{directory} is a run of {record.paper}: `python -m common.analyze` analyzes it")
+    if record.settings.get("dataset") != dataset:
+        raise UserError(f"{directory} was trained on {record.settings.get('dataset')}, not on {dataset}")
+    path, label = directory / FILES[epoch], f"{record.experiment}, seed {record.seed}, {epoch} epoch"
+    if not path.is_file():
+        raise UserError(f"{directory} has no weights of its {epoch} epoch ({path.name}): were they deleted?")
+    weights = model_weights(load_checkpoint(path), path)
+    if any(key.startswith(EARLY_EXITS) for key in weights):
+        return _student(label, weights, path, given, record)
+    network = create_network(record.student or "", given)
+    apply_weights(network, weights, path, f"{record.student} with {given.classes} classes")
+    return Source(label, network, record)
+
+
+def _student(
+    label: str, weights: Mapping[str, Tensor], path: Path, given: InputSpec, record: RunRecord | None = None
+) -> Student:
+    network = MultiResNetV2(given.classes).eval()
+    apply_weights(network, weights, path, f"a student with {given.classes} classes")
+    return Student(label, network, record)
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def chosen_teachers(args: argparse.Namespace) -> tuple[list[str], list[float] | None]:
+    """What names the teachers, and their weights in an ensemble; None where nothing weighs them."""
+    if args.teacher:
+        return args.teacher, None
+    if args.ensemble:
+        file = read_ensemble(resolve_path(args.ensemble, PAPER))
+        file.require_architectures()
+        return [":".join(each) for each in zip(file.names, file.checkpoints, strict=True)], list(file.weights)
+    teachers, record = recorded_teachers(args.student), record_of(args.student)
+    weights = [each["weight"] for each in record.settings.get("teachers", [])] if record else []
+    return [f"{name}:{path}" for name, path in teachers], weights or None
+
+
+def add_weighted_mean(weights: list[float] | None) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """Adds to several teachers' logits those of the ensemble with these weights."""
+    if weights is None:
+        return with_mean
+    combine = Ensemble((), weights).combine
+    return lambda logits: {**logits, MEAN: combine(logits.values())} if len(logits) > 1 else dict(logits)
+
+
+def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
+    """What `Analysis` says of the networks that the flags name."""
+    teachers, weights = chosen_teachers(args)
+    require_purpose(args, has_teachers=bool(teachers))
+    data = load_data(args)
+    given = network_input(args, data)
+    students, taught_by = (
+        [open_source(text, given, dataset_name(args), args.epoch) for text in texts]
+        for texts in (named_students(args), teachers)
+    )
+    images = PaperImages(args, data, runtime)
+    return make_analysis(args, data, images, runtime, add_weighted_mean(weights))(students, taught_by)
+
+
+@cli_main
+def main() -> None:
+    args = parse_arguments()
+    with runtime_from(args) as runtime:
+        if runtime.distributed:
+            raise UserError("analyze.py runs in one process: start it without torchrun")
+        report(args, analyze(args, runtime))
+
+
+if __name__ == "__main__":
+    main()
