@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.models import FAMILIES, create_model, list_models
 from common.training.checkpoints import CheckpointFiles
 from common.training.engine import Loaders, Trainer
-from common.training.layouts import LAYOUTS, convolution_kind
+from common.training.layouts import convolution_kind, layout_of
 from common.training.runs import write_json
 from common.training.runtime import Runtime, add_runtime_flags, runtime_from, use_tf32
 from common.training.schedules import step_decay
@@ -43,6 +43,7 @@ ALL_NETWORKS = (
     *(f"mtkd_rl/{name}" for name in ("RegNetX_200MF", "RegNetY_400MF", "ShuffleV2", "resnet56")),
 )
 WAYS = {"fp32": {}, "tf32": {"tf32": True}, "bf16": {"amp": "bf16"}}  # precision -> fields of the runtime
+GPU_ALONE = "tf32"
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = {"eager": False, "replayed": True}
 MARGIN = 1.05  # the table is at odds with a measurement that is so much faster the other way
@@ -130,7 +131,7 @@ class Row:
 
     def contradicts(self, device: torch.device) -> bool:
         """Whether the table of layouts has the slower one, by more than the margin."""
-        chosen = LAYOUTS[device.type, self.precision, self.kind]
+        chosen = layout_of(device, self.precision, self.kind)
         gain = self.ratio("replayed") if chosen == torch.contiguous_format else 1 / self.ratio("replayed")
         return gain > MARGIN
 
@@ -227,7 +228,7 @@ def report(rows: Sequence[Row], device: torch.device) -> list[str]:
     """Lines that say what the rows suggest, and where the table of layouts says something else."""
     lines = []
     for (precision, kind), (layout, factor) in suggestions(rows).items():
-        chosen = LAYOUTS[device.type, precision, kind]
+        chosen = layout_of(device, precision, kind)
         agrees = FORMATS[layout] == chosen
         verdict = "as the table has it" if agrees else "the table has the other"
         if not agrees and factor < MARGIN:
@@ -257,7 +258,7 @@ def networks_of(names: Sequence[str]) -> Sequence[str]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="FAMILY/NAME", help="or all")
-    parser.add_argument("--precisions", nargs="+", choices=list(WAYS), default=list(WAYS), help="of the steps")
+    parser.add_argument("--precisions", nargs="+", choices=list(WAYS), help="default: all of the device's")
     parser.add_argument("--batch-size", type=positive_int, default=128, help="images per step")
     parser.add_argument("--rounds", type=positive_int, default=3, help="measurements of each side")
     parser.add_argument("--seconds", type=nonnegative_float, default=0.3, help="of a measurement, at least")
@@ -269,18 +270,21 @@ def main() -> None:
         parser.error("layouts, precisions and capture are what is compared: leave their flags out")
     networks, until, rows = networks_of(args.networks), time.time() + 60 * args.minutes, []
     with runtime_from(args) as runtime:
+        precisions = args.precisions or [way for way in WAYS if way != GPU_ALONE or runtime.device.type == "cuda"]
+        if GPU_ALONE in precisions and runtime.device.type != "cuda":
+            raise UserError(f"--precisions {GPU_ALONE}: TF32 is a precision of NVIDIA's GPUs; this is {runtime.device}")
         print(f"layouts: a training step, batch {args.batch_size}, median of {args.rounds} | {hardware()}\n{HEADER}")
         for network in networks:
-            for precision in args.precisions:
+            for precision in precisions:
                 if time.time() < until:
                     rows.append(measure(network, precision, runtime, args.batch_size, args.rounds, args.seconds))
                     print(rows[-1], flush=True)
+        if args.output:
+            write_json(args.output, {"hardware": hardware(), "rows": [row.content() for row in rows]})
         print("\n".join(report(rows, runtime.device)))
-    left = len(networks) * len(args.precisions) - len(rows)
+    left = len(networks) * len(precisions) - len(rows)
     if left:
         print(f"out of time: {left} rows are not measured")
-    if args.output:
-        write_json(args.output, {"hardware": hardware(), "rows": [row.content() for row in rows]})
 
 
 if __name__ == "__main__":

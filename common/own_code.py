@@ -229,6 +229,12 @@ def _imported_by(file: Path, package: str) -> Iterator[tuple[Path, str]]:
                 yield beside.resolve(), package
 
 
+def is_ours(kind: type) -> bool:
+    """Whether a class is this repository's or a library's, not of a file that a flag names or of its neighbors."""
+    file = _file_of(kind.__module__)
+    return not kind.__module__.startswith("own_code.") and (file is None or not is_foreign(file))
+
+
 def _is_known(file: Path, own: Path) -> bool:
     """Whether an installed package or the commit says what is in a file.
 

@@ -47,7 +47,7 @@ from common.errors import TrainingError, UserError
 from common.models import create_model
 from common.run_record import Data, Limits, RunRecord, read_record
 from common.training.checkpoints import CheckpointFiles, load_checkpoint
-from common.training.cuda_graphs import CudaGraphs
+from common.training.cuda_graphs import CLEANS_UP, CudaGraphs, torch_version
 from common.training.engine import Trainer
 from common.training.evaluation import Evaluation
 from common.training.method import Method, StepOutput
@@ -272,7 +272,7 @@ def check_evaluation_that_cannot(place: Place) -> Finding:
     try:
         trainer.fit(None)
     except (TrainingError, UserError) as error:
-        return Finding(f"ends the run with: {first_line(error)}", note=True)
+        return _ended_by_a_capture(error)
     said = trainer.execution()["evaluation"]
     require(said.startswith("eager"), f"said to be {said}")
     require(device_works(place.device), "the device does not answer afterwards")
@@ -307,6 +307,15 @@ class Masking(Small):
         return StepOutput(logits, {"cross_entropy": F.cross_entropy(logits[chosen], targets[chosen])})
 
 
+def _ended_by_a_capture(error: Exception) -> Finding:
+    """A run may end by a failed capture where PyTorch cannot clean up after one, and says what to do in one line."""
+    message = str(error).strip()
+    require("\n" not in message, f"more than one line: {message}")
+    require("cannot be captured" in message and "--no-graphs" in message, f"not by its capture: {message}")
+    require(torch_version() < CLEANS_UP, f"PyTorch {torch.__version__} cleans up, and yet the run ends: {message}")
+    return Finding(f"ends the run: {message}", note=True)
+
+
 def check_failed_capture(kind: type[Method], place: Place) -> Finding:
     """A method that declares itself capturable and is not: the run goes on as it is, or ends with one line."""
     place.require_gpu()
@@ -314,9 +323,7 @@ def check_failed_capture(kind: type[Method], place: Place) -> Finding:
     try:
         ours = train(small_setting(kind), FAST, amount, place.device, place.scratch)
     except (TrainingError, UserError) as error:
-        message = str(error)
-        require("\n" not in message.strip(), f"more than one line: {message}")
-        return Finding(f"ends the run: {message}", note=True)
+        return _ended_by_a_capture(error)
     plain, exact = (train(small_setting(), way, amount, place.device, place.scratch) for way in (PLAIN, EXACT))
     found, allowed = distance(ours, plain), allowed_distance(distance(plain, exact))
     require_within(found, allowed, "after the failed capture, from plain")
@@ -368,6 +375,7 @@ def check_out_of_memory(place: Place) -> Finding:
         train(METHODS["tfkd baseline"], FAST, amount, place.device, place.scratch)
     except (TrainingError, UserError) as error:
         require("\n" not in str(error).strip(), "more than one line")
+        require("out of memory" in str(error) or "--amp bf16" in str(error), f"another error: {error}")
         return Finding(first_line(error))
     except torch.cuda.OutOfMemoryError as error:
         raise CheckError(f"a traceback instead of one line: {first_line(error)}") from error

@@ -112,7 +112,7 @@ class CudaGraphs:
 
     def _recovered(self, graph: torch.cuda.CUDAGraph, ended: bool) -> bool:
         """Whether stream, allocator and generator work after a failed capture, by trying them."""
-        if not ended and _torch_version() < CLEANS_UP:
+        if not ended and torch_version() < CLEANS_UP:
             return False
         try:
             graph.reset()
@@ -127,7 +127,8 @@ class CudaGraphs:
         return not torch.cuda.is_current_stream_capturing()
 
 
-def _torch_version() -> tuple[int, int]:
+def torch_version() -> tuple[int, int]:
+    """Major and minor number."""
     major, minor, *_ = torch.__version__.split(".")
     return int(major), int(minor)
 
@@ -144,6 +145,7 @@ class GraphedCallable:
         what: is called, for messages: "steps", "evaluation".
         warm_up: calls before the capture, in which memory is laid out and kernels are chosen.
         report: told in one line where the capture fails.
+        way_out: what to do where the process cannot go on after that.
     """
 
     def __init__(
@@ -153,8 +155,10 @@ class GraphedCallable:
         what: str,
         warm_up: int,
         report: Callable[[str], None] = lambda message: None,
+        way_out: str = "--no-graphs",
     ) -> None:
         self.function, self.graphs, self.what, self.warm_up, self.report = function, graphs, what, warm_up, report
+        self.way_out = way_out
         self.inputs: list[Tensor] = []
         self.replay: Callable[[], Any] | None = None
         self.failure: str | None = None
@@ -201,7 +205,7 @@ class GraphedCallable:
             if not error.recoverable:
                 raise TrainingError(
                     f"{self.what} cannot be captured as a CUDA graph ({error}), and PyTorch {torch.__version__} cannot "
-                    "go on in this process: use --no-graphs, or leave graph_capturable out of the method"
+                    f"go on in this process: use {self.way_out}"
                 ) from error
             self.failure = str(error)
             self.report(f"{self.what}: not captured as a CUDA graph: {error}")

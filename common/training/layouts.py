@@ -42,7 +42,12 @@ def layout_for(module: nn.Module, runtime: Runtime) -> torch.memory_format:
     """
     if runtime.plain or not getattr(module, "channels_last", True):
         return CONTIGUOUS
-    return LAYOUTS[runtime.device.type, runtime.precision, convolution_kind(module)]
+    return layout_of(runtime.device, runtime.precision, convolution_kind(module))
+
+
+def layout_of(device: torch.device, precision: str, kind: str) -> torch.memory_format:
+    """What `LAYOUTS` says; contiguous, as published, on kinds of devices that nobody has measured."""
+    return LAYOUTS.get((device.type, precision, kind), CONTIGUOUS)
 
 
 def layout_name(layout: torch.memory_format) -> str:

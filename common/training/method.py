@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from common.analysis.metrics import mean_network
 from common.losses import add_up
 from common.models.folding import fold_batch_norm
-from common.own_code import load_class
+from common.own_code import is_ours, load_class
 from common.training.evaluation import cross_entropy
 
 if TYPE_CHECKING:
     from common.training.teacher_memory import Memory
+
+
+PROMISES = ("graph_capturable", "epoch_dependent_until")  # what a method's steps must keep to be captured
 
 
 class StepOutput(NamedTuple):
@@ -181,7 +185,15 @@ class FrozenTeacher(nn.Module):
 def load_method(source: str, paper: str) -> type[Method]:
     """A person's own method, given as `--method FILE.py:CLASS`.
 
+    What a method of this repository promises about its steps does not hold for a class that somebody derived from it:
+    that makes its own promises.
+
     Raises:
         UserError: no such file or class, a class that is not a `Method`, or a file that cannot be imported.
     """
-    return load_class(source, "--method", Method, paper)
+    kind = load_class(source, "--method", Method, paper)
+    theirs = list(itertools.takewhile(lambda base: not is_ours(base), kind.__mro__))
+    for promise in PROMISES:
+        if not any(promise in vars(base) for base in theirs):
+            setattr(kind, promise, getattr(Method, promise))
+    return kind

@@ -119,7 +119,8 @@ class TrainingStep:
     def capture(self, graphs: CudaGraphs, warm_up: int = WARM_UP_STEPS) -> None:
         """Replay steps from a capture, made after `warm_up` eager ones; the learning rate then lies on the device."""
         self.device_lr = torch.zeros((), device=self.runtime.device)
-        self.graphed = GraphedCallable(self.update, graphs, "steps", warm_up, self._report)
+        way_out = "--no-graphs, or leave graph_capturable out of the method"
+        self.graphed = GraphedCallable(self.update, graphs, "steps", warm_up, self._report, way_out)
 
     @property
     def status(self) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import is_out_of_memory
 from common.own_code import own_namespaces
+from common.training.batch_norm import ChannelsLastBatchNorm2d
 from common.training.method import FrozenTeacher
 from edkd.distillers import OURS
 from edkd.distillers._base import StudentView, TeacherView
@@ -133,6 +134,10 @@ class OwnState:
         namespaces = {**{name: vars(module) for name, module in _own_modules(self.distiller)}, **self.shared}
         for path, value in state["values"].items():
             name, _, key = path.rpartition(".")
+            if name not in namespaces:
+                if name not in dict(self.distiller.named_modules()):  # PyTorch's own keep nothing there
+                    lost[path] = "made in training"
+                continue
             attributes = namespaces[name]
             if kind := KINDS.get(type(attributes.get(key))):
                 kind.take_back(attributes[key], value)
@@ -207,10 +212,10 @@ def _copied(variables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _own_modules(distiller: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The distiller and its modules, without networks and PyTorch's own."""
+    """The distiller and its modules, without networks, PyTorch's own, and what the fast path makes of those."""
     if isinstance(distiller, NETWORKS):
         return
-    if not type(distiller).__module__.startswith("torch."):
+    if not type(distiller).__module__.startswith("torch.") and not isinstance(distiller, ChannelsLastBatchNorm2d):
         yield name, distiller
     for child, module in distiller.named_children():
         yield from _own_modules(module, f"{name}.{child}".lstrip("."))

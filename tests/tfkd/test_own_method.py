@@ -1,12 +1,15 @@
 """`--method FILE.py:CLASS`: a method of one's own belongs to the experiment, and its errors are told as such."""
 
 import json
+import math
 import re
 
 import pytest
 
 from common.results.records import measure_all, read_runs
+from common.training.method import load_method
 from tests.processes import CNN
+from tfkd.methods import Baseline
 
 METHOD = """
 import torch.nn.functional as F
@@ -100,3 +103,27 @@ def test_no_python_file(run, workspace, call):
     ended = call(workspace.arguments(CNN, "--method", "notes.txt:Mine"))
     assert ended.code == 2
     assert "notes.txt is no Python file" in ended.stderr
+
+
+DERIVED = """
+from tfkd.methods import Baseline
+
+class Ramp(Baseline):
+    pass
+
+class Steady(Baseline):
+    graph_capturable, epoch_dependent_until = True, 0
+
+class Steadier(Steady):
+    pass
+"""
+
+
+def test_a_derived_class_makes_its_own_promises(tmp_path):
+    """What it adds may depend on the epoch, or on the host, and a captured step would repeat the first."""
+    (tmp_path / "derived.py").write_text(DERIVED)
+    kinds = [load_method(f"{tmp_path / 'derived.py'}:{name}", "tfkd") for name in ("Ramp", "Steady", "Steadier")]
+    assert [kind.graph_capturable for kind in kinds] == [False, True, True]
+    assert [kind.epoch_dependent_until for kind in kinds] == [math.inf, 0, 0]
+    assert Baseline.graph_capturable
+    assert Baseline.epoch_dependent_until == 0
