@@ -49,6 +49,8 @@ class Aliases(importlib.abc.MetaPathFinder):
                 return importlib.machinery.ModuleSpec(name, _SameModule(real))
         except ModuleNotFoundError:
             pass  # a parent that does not exist either
+        if beside := _beside(name):
+            return importlib.machinery.ModuleSpec(name, _SameModule(beside))
         if name.startswith(f"{THEIRS}."):
             message = f"there is no {name} here: docs/distillers.md lists what there is of mdistiller"
             raise ModuleNotFoundError(message, name=name)
@@ -69,6 +71,17 @@ def _real_name(name: str, path: Any) -> str | None:
         return ".".join([HERE, first, *rest])
     lacks_it = len(rest) == 1 and importlib.machinery.PathFinder.find_spec(name, path) is None
     return f"{DISTILLERS}.{rest[0]}" if lacks_it else None
+
+
+def _beside(name: str) -> str | None:
+    """A fork's `mdistiller.distillers.X` where X lies beside a distiller's file; the file that is read last counts."""
+    parent, _, module = name.rpartition(".")
+    if parent != f"{THEIRS}.distillers":
+        return None
+    packages = [package for package in list(sys.modules) if package.startswith(f"{DISTILLERS}.files_")]
+    directories = [package for package in packages if package.count(".") == DISTILLERS.count(".") + 1]
+    found = (f"{package}.{module}" for package in reversed(directories))
+    return next((real for real in found if importlib.util.find_spec(real) is not None), None)
 
 
 def install() -> None:

@@ -9,24 +9,23 @@ from torch import Tensor, nn
 
 from ._base import Distiller
 
-EPSILON = 1e-7
 
-
-def neighbor_probabilities(embeddings: Tensor) -> Tensor:
+def neighbor_probabilities(embeddings: Tensor, eps: float) -> Tensor:
     """p_ij = K(x_i, x_j) / sum_j K(x_i, x_j) with the cosine kernel K = (cos + 1) / 2: [N, D] -> [N, N] (eq. 5)."""
-    unit = embeddings / (embeddings.norm(dim=1, keepdim=True) + EPSILON)
+    unit = embeddings / (embeddings.norm(dim=1, keepdim=True) + eps)
     kernel = (unit @ unit.T + 1.0) / 2.0
     return kernel / kernel.sum(dim=1, keepdim=True)
 
 
-def pkt_loss(f_s: Tensor, f_t: Tensor) -> Tensor:
+def pkt_loss(f_s: Tensor, f_t: Tensor, eps: float = 1e-7) -> Tensor:
     """Mean over all pairs of p_t log(p_t / p_s); the published figures go with this mean, hence the weight of 30000.
 
     Args:
         f_s, f_t: embeddings, [N, D] and [N, E].
+        eps: keeps norms and probabilities from 0.
     """
-    p_s, p_t = neighbor_probabilities(f_s), neighbor_probabilities(f_t)
-    return (p_t * ((p_t + EPSILON) / (p_s + EPSILON)).log()).mean()
+    p_s, p_t = neighbor_probabilities(f_s, eps), neighbor_probabilities(f_t, eps)
+    return (p_t * ((p_t + eps) / (p_s + eps)).log()).mean()
 
 
 class PKT(Distiller):

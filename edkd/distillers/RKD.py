@@ -34,7 +34,12 @@ def triplet_cosines(x: Tensor) -> Tensor:
 
 
 def rkd_loss(
-    f_s: Tensor, f_t: Tensor, distance_weight: float, angle_weight: float, squared: bool = False, eps: float = 1e-12
+    f_s: Tensor,
+    f_t: Tensor,
+    squared: bool = False,
+    eps: float = 1e-12,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
 ) -> Tensor:
     """Huber loss between both networks' distances, and between their angles, weighted (eq. 6 and 8).
 
@@ -42,6 +47,7 @@ def rkd_loss(
         f_s, f_t: embeddings, [N, D] and [N, E].
         squared: compare squared distances.
         eps: least squared distance.
+        distance_weight, angle_weight: of the two.
     """
     with torch.no_grad():
         distances_t, angles_t = normalized_distances(f_t, squared, eps), triplet_cosines(f_t)

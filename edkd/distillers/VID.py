@@ -23,13 +23,14 @@ def variance(log_scale: Tensor, eps: float) -> Tensor:
     return F.softplus(log_scale) + eps
 
 
-def vid_loss(f_s: Tensor, f_t: Tensor, regressor: nn.Module, log_scale: Tensor, eps: float) -> Tensor:
+def vid_loss(regressor: nn.Module, log_scale: Tensor, f_s: Tensor, f_t: Tensor, eps: float = 1e-5) -> Tensor:
     """-log q(t | s) up to a constant: mean of ((t - mu(s))^2 / sigma^2 + log sigma^2) / 2 (eq. 5).
 
     Args:
-        f_s, f_t: maps [N, C, H, W], the larger is pooled to the size of the smaller.
         regressor: mu, from the student's channels to the teacher's.
         log_scale: alpha, one entry a teacher channel.
+        f_s, f_t: maps [N, C, H, W], the larger is pooled to the size of the smaller.
+        eps: least variance.
     """
     f_s, f_t = match_size(f_s, f_t)
     sigma2 = variance(log_scale, eps)[None, :, None, None]
@@ -83,7 +84,7 @@ class VID(Distiller):
         logits_student, feature_student = self.student(image)
         _, feature_teacher = self.teacher(image)
         stages = zip(
-            feature_student["feats"][1:], feature_teacher["feats"][1:], self.regressors, self.log_scales, strict=False
+            self.regressors, self.log_scales, feature_student["feats"][1:], feature_teacher["feats"][1:], strict=False
         )
         loss = sum(vid_loss(*stage, self.eps) for stage in stages)
         return logits_student, {

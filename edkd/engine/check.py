@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import inspect
 import math
 import random
 import re
 import tempfile
+import textwrap
 import traceback
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,28 +122,37 @@ def _source(kind: type[nn.Module]) -> str:
     )
 
 
+def _chains(kind: type[nn.Module]) -> set[str]:
+    """What the code says with dots, without `self`: `cfg.KD.TEMPERATURE`, `student.fc`; longest forms alone."""
+    tree = ast.parse(textwrap.dedent(_source(kind)))
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    chains = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and id(n) not in inner}
+    return {chain.removeprefix("self.") for chain in chains}
+
+
 def _keys(kind: type[nn.Module], cfg: Node) -> Iterator[Finding]:
-    read = sorted(set(re.findall(r"\bcfg((?:\.[A-Z][A-Z0-9_]*)+)", _source(kind))))
+    """What is not declared the step asks for, or not: it decides."""
+    matches = (re.match(r"cfg\.((?:[A-Z][A-Z0-9_]*\.?)+)", chain, re.IGNORECASE) for chain in sorted(_chains(kind)))
+    names = sorted({match[1].rstrip(".") for match in matches if match and match[1].isupper()})
     declared = dict(cfg.leaves())
     groups = {key.rpartition(".")[0] for key in declared}
-    names = [name.lstrip(".") for name in read]
     missing = [name for name in names if name not in declared and name not in groups]
     if missing:
         hint = "declare them in edkd/engine/cfg.py or in the file (docs/distillers.md)"
-        yield Finding("keys", False, f"not declared: {', '.join(missing)}; {hint}")
+        yield Finding("keys", None, f"not declared: {', '.join(missing)}; {hint}")
     else:
         yield Finding("keys", True, ", ".join(names) or "none")
 
 
 def _attributes(kind: type[nn.Module], setting: Setting) -> Iterator[Finding]:
-    asked = re.findall(r"\b(student|teacher)\.([a-zA-Z]\w*)", _source(kind))
+    """What the networks lack the step asks for, or not: it decides."""
+    asked = sorted({chain for chain in _chains(kind) if re.match(r"(student|teacher)\.[a-zA-Z]", chain)})
     networks = {"student": setting.student, "teacher": (setting.teachers or [None])[0]}
-    lacking = sorted({f"{role}.{name}" for role, name in asked if not hasattr(networks[role], name)})
-    several = len(setting.teachers) > 1
-    if lacking and not several:
-        yield Finding("networks", False, f"{', '.join(lacking)}: these networks have no such thing")
+    lacking = [name for name in asked if not hasattr(networks[name.split(".")[0]], name.split(".")[1])]
+    if lacking and len(setting.teachers) < 2:
+        yield Finding("networks", None, f"{', '.join(lacking)}: these networks have no such thing")
     else:
-        yield Finding("networks", True, ", ".join(sorted({f"{role}.{name}" for role, name in asked})) or "called only")
+        yield Finding("networks", True, ", ".join(asked) or "called only")
 
 
 def _networks(setting: Setting) -> tuple[Network, list[Network]]:
@@ -162,13 +174,23 @@ class _Read(dict):
         super().__init__(features)
         self.seen = seen
 
-    def __getitem__(self, key: str) -> Any:
-        self.seen.add(key)
-        return super().__getitem__(key)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        self.seen.add(key)
-        return super().get(key, default)
+def _noting(name: str, *, one: bool) -> Any:
+    """A dictionary's method that notes the key that it is given, or all of them."""
+    plain = getattr(dict, name)
+
+    def method(self: _Read, *args: Any) -> Any:
+        self.seen.update(args[:1] if one else dict.keys(self))
+        return plain(self, *args)
+
+    return method
+
+
+for _name in ("__getitem__", "get", "pop", "setdefault"):
+    setattr(_Read, _name, _noting(_name, one=True))
+# with an `__iter__` of its own, copies such as `{**features}` ask for each key
+for _name in ("__iter__", "__or__", "__ror__", "items", "values", "copy", "popitem"):
+    setattr(_Read, _name, _noting(_name, one=False))
 
 
 def _reading(method: Distillation, setting: Setting) -> Iterator[Finding]:
@@ -184,8 +206,21 @@ def _reading(method: Distillation, setting: Setting) -> Iterator[Finding]:
     for role, names in seen.items():
         yield Finding("features", None, f"of the {role}: {', '.join(sorted(names)) or 'none'}")
     logits_only = not seen["teacher"] and any(isinstance(m, TeacherView) for m in method.modules())
-    if logits_only:
+    if logits_only and _does_without_features(setting):
         yield Finding("features", None, "`teacher_features = False` in the class would make its teacher faster")
+
+
+def _does_without_features(setting: Setting) -> bool:
+    """Whether a distiller has the same losses with teachers that give logits alone."""
+    kind = distiller_class(setting.cfg.DISTILLER.TYPE)
+    try:
+        with unittest.mock.patch.object(kind, "teacher_features", False, create=True):
+            without = _train(setting, plain=True)
+    except Exception as error:  # whatever somebody's code does without them
+        if is_out_of_memory(error):
+            raise
+        return False
+    return bool(_compared("features", _train(setting, plain=True), without).holds)
 
 
 def _watched(forward: Any, seen: set[str]) -> Any:
@@ -272,12 +307,13 @@ def _capture(setting: Setting) -> Finding:
     """Whether a step could be captured as a CUDA graph: it leaves all to the device, and does the same each time."""
     trainer = _trainer(setting, plain=False)
     method = trainer.method.train()
+    assert isinstance(method, Distillation)  # of `_trainer`
     batch = next(iter(setting.batches.epoch(0)))
     before = _host_state(method)
     with _Waits() as waits:
         step = method(*batch.inputs[:3], 0, *batch.inputs[3:])
         add_up(step.losses.values()).backward()
-    changed = [name for name, value in _host_state(method).items() if before.get(name) != value]
+    changed = [name for name, value in _host_state(method).items() if before.get(name, _NOTHING) != value]
     is_declared = promise(method.get_submodule("distiller"), "graph_capturable")
     declared = "`graph_capturable = True` is in the class" if is_declared else None
     if waits.places:
@@ -293,9 +329,13 @@ def _capture(setting: Setting) -> Finding:
     return Finding("capture", None, f"its steps cannot be captured as a CUDA graph: {reason}")
 
 
-def _host_state(method: nn.Module) -> dict[str, Any]:
-    """Numbers and words that the modules keep in Python, and the host's random states."""
+_NOTHING = object()
+
+
+def _host_state(method: Distillation) -> dict[str, Any]:
+    """What the distiller keeps in Python, numbers and words of all modules, and the host's random states."""
     state: dict[str, Any] = {"random": random.getstate(), "numpy.random": repr(np.random.get_state())}
+    state |= method.own_state.in_python()
     for name, module in method.named_modules():
         for key, value in vars(module).items():
             if isinstance(value, int | float | str | bool):

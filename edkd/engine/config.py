@@ -222,16 +222,16 @@ def experiment_name(args: argparse.Namespace) -> str:
     return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
 
 
-def run_config(args: argparse.Namespace, cfg: Node, data: Dataset) -> dict[str, Any]:
-    """Everything that makes two runs the same, but the teachers."""
-    defaults = dict(CFG.leaves())
+def run_config(args: argparse.Namespace, cfg: Node, defaults: Node, data: Dataset) -> dict[str, Any]:
+    """Everything that makes two runs the same, but the teachers; keys of others' sections where they are no default."""
+    declared = dict(defaults.leaves())
     always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{section_name(cfg)}.")
     never = ("EXPERIMENT.", "LOG.", "DATASET.NUM_WORKERS", "DISTILLER.TEACHER_CKPT")
     return {
         **{
             key: value
             for key, value in cfg.leaves()
-            if not key.startswith(never) and (key.startswith(always) or value != defaults[key])
+            if not key.startswith(never) and (key.startswith(always) or value != declared[key])
         },
         "data": data.fingerprint,
         "seed": args.seed,

@@ -25,32 +25,84 @@ def cuda_calls(args: argparse.Namespace, runtime: Runtime) -> contextlib.Abstrac
     return CudaAsCpu() if args.cuda_as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext()
 
 
-# of `torch.cuda`: what asks for a GPU, and what the answer is where the CPU takes its place
-STAND_INS = {
-    "synchronize": lambda device=None: None,
-    "set_device": lambda device: None,
-    "current_device": lambda: "cpu",
-    "device": lambda device: contextlib.nullcontext(),
-    **{f"{kind}Tensor": getattr(torch, f"{kind}Tensor") for kind in ("Float", "Double", "Half", "Long", "Int", "Bool")},
+class _Nothing(contextlib.nullcontext):
+    """A stream or an event where everything is in order anyway: whatever is asked of it, it does nothing."""
+
+    def __init__(self, *_args: Any, **_options: Any) -> None:
+        super().__init__(self)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_args, **_options: None
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _other: Any) -> float:
+        return 0.0
+
+
+_GENERATOR, _LOAD = torch.Generator, torch.load
+
+
+class _Kind(type):
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, _GENERATOR)
+
+
+class _GeneratorOnCpu(metaclass=_Kind):
+    """`torch.Generator(device="cuda")` is one of the CPU."""
+
+    def __new__(cls, device: Any = "cpu") -> torch.Generator:
+        return _GENERATOR(device=_on_cpu(device))
+
+
+_TENSORS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Byte", "Char", "Bool")
+
+
+def _load(*args: Any, **options: Any) -> Any:
+    return _LOAD(*map(_on_cpu, args), **{name: _on_cpu(value) for name, value in options.items()})
+
+
+# module -> what of it asks for a GPU, and what the answer is where the CPU takes its place
+STAND_INS: dict[Any, dict[str, Any]] = {
+    torch.cuda: {
+        **dict.fromkeys(("synchronize", "set_device", "empty_cache"), lambda *_args: None),
+        **dict.fromkeys(("manual_seed", "manual_seed_all"), lambda _seed: None),
+        **dict.fromkeys(("Stream", "Event", "stream", "current_stream", "default_stream", "device"), _Nothing),
+        **{f"{kind}Tensor": getattr(torch, f"{kind}Tensor") for kind in _TENSORS},
+        "current_device": lambda: "cpu",
+        "get_device_name": lambda device=None: "CPU",
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+        "memory_allocated": lambda device=None: 0,
+        "max_memory_allocated": lambda device=None: 0,
+    },
+    torch: {"Generator": _GeneratorOnCpu, "load": _load},
 }
 
 
 class CudaAsCpu(TorchFunctionMode):
     """Within it `Tensor.cuda` leaves a tensor where it is, "cuda" as the name of a device means the CPU, and so on."""
 
+    is_on = False
+
     def __enter__(self) -> CudaAsCpu:
-        self.replaced = {name: getattr(torch.cuda, name) for name in STAND_INS}
-        for name, stand_in in STAND_INS.items():
-            setattr(torch.cuda, name, stand_in)
+        self.replaced = [(module, name, getattr(module, name)) for module, names in STAND_INS.items() for name in names]
+        for module, name, _ in self.replaced:
+            setattr(module, name, STAND_INS[module][name])
+        CudaAsCpu.is_on = True
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        for name, own in self.replaced.items():
-            setattr(torch.cuda, name, own)
+        CudaAsCpu.is_on = False
+        for module, name, own in self.replaced:
+            setattr(module, name, own)
         super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.Tensor.cuda:
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         kwargs = {name: _on_cpu(value) for name, value in (kwargs or {}).items()}
         if isinstance(kwargs.get("device"), int):
@@ -64,5 +116,5 @@ class CudaAsCpu(TorchFunctionMode):
 def _on_cpu(value: Any) -> Any:
     """The CPU in place of a GPU."""
     if isinstance(value, str):
-        return "cpu" if value.partition(":")[0] == "cuda" else value
+        return "cpu" if value.partition(":")[0] == "cuda" else value.replace("torch.cuda.", "torch.")
     return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value

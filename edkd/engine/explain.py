@@ -10,7 +10,7 @@ import torch
 from common.models import Network
 from common.own_code import OwnCodeError, in_words, place_of
 from edkd.distillers import OURS
-from edkd.engine.cuda_as_cpu import CUDA_SWITCH
+from edkd.engine.cuda_as_cpu import CUDA_SWITCH, CudaAsCpu
 from edkd.engine.node import Node, UndeclaredKeyError
 from edkd.engine.registry import distiller_class
 
@@ -45,7 +45,8 @@ def explain(error: Exception, kind: type, name: str, pair: str) -> OwnCodeError:
     """
     what = f"{in_words(error)} ({place_of(error, kind)})"
     if not torch.cuda.is_available() and NO_GPU.search(str(error)) and not isinstance(error, UndeclaredKeyError):
-        message = f"{name} insists on a GPU, and there is none here: {what}; {CUDA_SWITCH} runs such calls on the CPU"
+        way = f"{CUDA_SWITCH} has nothing for it" if CudaAsCpu.is_on else f"{CUDA_SWITCH} runs such calls on the CPU"
+        message = f"{name} insists on a GPU, and there is none here: {what}; {way}"
     elif isinstance(error, UndeclaredKeyError):
         message = f"{name} reads a key that is not declared: {what}; declare it in edkd/engine/cfg.py"
     elif _is_misfit(error):

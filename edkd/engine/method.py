@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +66,7 @@ class Distillation(Method):
         self.channels_last = promise(distiller, "channels_last")
         self.keywords = training_keywords(distiller)
         self.messages: list[str] = []  # for the run's log
+        self.teachers_move = False  # whether a step changes buffers of theirs, as a dry run has found
         name = type(distiller).__name__
         if any(map(is_lazy, distiller.parameters())):
             raise UserError(f"{name} has modules of no size yet (nn.Lazy...): give them their sizes in the constructor")
@@ -119,6 +120,8 @@ class Distillation(Method):
 
     def frozen_modules(self) -> list[nn.Module]:
         """The teachers, but those that are trained, or whose statistics training moves."""
+        if self.teachers_move:
+            return []
         return [
             teacher
             for teacher in self._teachers()
@@ -227,14 +230,15 @@ def make_method(
         raise UserError(f"SOLVER.TRAINER {trainer} has no loss scaling for two losses: use --amp bf16 or --amp off")
     targets = targets.cpu()  # where everything is built; the loop moves the whole
     try:
-        messages = dry_run(cfg, student, teachers, targets, runtime)
+        tried = dry_run(cfg, student, teachers, targets, runtime)
     except UserError:
         raise
     except Exception as error:  # whatever somebody else's code may raise
         kind = cfg.DISTILLER.TYPE
         raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
     method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
-    method.messages += messages
+    method.messages += tried.messages
+    method.teachers_move = tried.teachers_move
     method.temperature = temperature_of(cfg)
     return method
 
@@ -244,15 +248,24 @@ def forked_random_state(device: torch.device) -> contextlib.AbstractContextManag
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+class DryRun(NamedTuple):
+    """What one step has told.
+
+    Attributes:
+        messages: what the run's log should say.
+        teachers_move: whether it changes buffers of the teachers.
+    """
+
+    messages: list[str]
+    teachers_move: bool
+
+
 def dry_run(
     cfg: Node, student: Network, teachers: Network | Sequence[Network] | None, targets: Tensor, runtime: Runtime
-) -> list[str]:
+) -> DryRun:
     """One training step and one evaluation as they will be, on copies, so that what fails does so before a run begins.
 
     Images are noise, of the real number and size, in the real place and layout.
-
-    Returns:
-        What the run's log should say.
     """
     device = runtime.device
     with forked_random_state(device), shared_variables_kept(distiller_class(cfg.DISTILLER.TYPE)):
@@ -268,10 +281,14 @@ def dry_run(
         size = INPUT_SIZES[treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)]
         images = torch.randn(len(indices), 3, size, size, device=device).to(memory_format=layout)
         views = (torch.randn_like(images),) if cfg.SOLVER.TRAINER in PAIRED else ()
+        theirs = [buffer for teacher in method._teachers() for buffer in teacher.buffers()]
+        versions = [buffer._version for buffer in theirs]
         with runtime.autocast():
             step = method(images, targets[indices].to(device), indices.to(device), 0, *views)
+        moved = versions != [buffer._version for buffer in theirs]
         method.backward(step.losses, make_optimizer(cfg, method.trainable_parameters()))
-        return [*_late_modules(method, built), *_evaluation_messages(method.eval(), images, runtime)]
+        messages = [*_late_modules(method, built), *_evaluation_messages(method.eval(), images, runtime)]
+        return DryRun(messages, moved)
 
 
 def _late_modules(method: Distillation, built: set[str]) -> list[str]:
@@ -344,4 +361,7 @@ def make_distiller(
         return kind(view)
     show = teacher_view if promise(kind, "teacher_features") else TeacherLogits
     given = [teachers] if isinstance(teachers, nn.Module) else teachers or []
-    return construct(kind, view, [show(teacher) for teacher in given], cfg, train_images).train()
+    several = isinstance(cfg.DISTILLER.TEACHER, list | tuple)
+    distiller = construct(kind, view, [show(teacher) for teacher in given], cfg, train_images, several=several)
+    distiller.train()  # some return nothing from it
+    return distiller

@@ -96,6 +96,27 @@ class Node(dict):
             dict.__setitem__(twin, key, value.clone() if isinstance(value, Node) else copy.deepcopy(value))
         return twin
 
+    @contextlib.contextmanager
+    def standing_for(self, other: Node) -> Iterator[Node]:
+        """Within it these keys have the values of `other` and cannot be changed; gives a copy with their own."""
+        own, frozen = self.clone(), self._frozen
+        self._become(other)
+        self.freeze()
+        try:
+            yield own
+        finally:
+            self._become(own)
+            self.freeze(frozen)
+
+    def _become(self, other: Node) -> None:
+        for key in self.keys() - other.keys():
+            del self[key]
+        for key, value in other.items():
+            if isinstance(value, Node) and isinstance(self.get(key), Node):
+                self[key]._become(value)  # who holds a group has the same one
+            else:
+                dict.__setitem__(self, key, copy.deepcopy(value))
+
     def __deepcopy__(self, memo: dict) -> Node:
         twin = self.clone()
         twin.freeze(self._frozen)

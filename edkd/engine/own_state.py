@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import functools
 import io
 import pickle
 import random
@@ -75,6 +76,10 @@ KINDS = {
 }
 
 NETWORKS = (StudentView, TeacherView, FrozenTeacher)
+CODE = (
+    *(types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type, functools.partial),
+    *(functools._lru_cache_wrapper, np.ufunc, torch.jit.ScriptFunction, torch._ops.OpOverload),
+)
 OF_MODULES = frozenset(vars(nn.Module()))  # what every module has
 
 
@@ -105,6 +110,8 @@ class OwnState:
                     yield path, attributes, key
                     inside = value.items() if type(value) is dict else enumerate(value) if type(value) is list else ()
                     yield from ((f"{path}.{at}", value, at) for at, entry in inside if _is_stateful(entry))
+        for name, module in _own_modules(self.distiller):
+            yield from ((f"{name}.{key}".lstrip("."), module._buffers, key) for key in _unsaved_buffers(module))
 
     def capture(self) -> dict[str, Any]:
         """`objects`: path -> `state_dict`; `values`: path -> value; `unsaved`: path -> name of the type."""
@@ -113,6 +120,8 @@ class OwnState:
             value = owner[key]
             if _is_stateful(value):
                 state["objects"][path] = value.state_dict()
+            elif isinstance(value, types.GeneratorType):  # whether it has gone on, nobody can tell
+                state["unsaved"][path] = type(value).__name__
             elif not _has_no_state(value) and (path not in self.initial or self.initial[path] != _fingerprint(value)):
                 try:
                     kind = KINDS.get(type(value)) if self.types.get(path) is type(value) else None
@@ -120,6 +129,14 @@ class OwnState:
                 except TypeError:
                     state["unsaved"][path] = type(value).__name__
         return state
+
+    def in_python(self) -> dict[str, Any]:
+        """Path -> what differs after a step that has changed it in Python; a tensor may have other entries."""
+        found: dict[str, Any] = {}
+        for path, owner, key in self._attributes():
+            value = owner[key]
+            found[path] = id(value) if isinstance(value, Tensor) else _fingerprint(value)
+        return found
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         """Take back what `capture` gave; returns what a run's log should say."""
@@ -138,7 +155,7 @@ class OwnState:
                 if name not in dict(self.distiller.named_modules()):  # PyTorch's own keep nothing there
                     lost[path] = "made in training"
                 continue
-            attributes = namespaces[name]
+            attributes, key = owners.get(path, (namespaces[name], key))
             if kind := KINDS.get(type(attributes.get(key))):
                 kind.take_back(attributes[key], value)
             else:
@@ -221,6 +238,11 @@ def _own_modules(distiller: nn.Module, name: str = "") -> Iterator[tuple[str, nn
         yield from _own_modules(module, f"{name}.{child}".lstrip("."))
 
 
+def _unsaved_buffers(module: nn.Module) -> list[str]:
+    """Names of the buffers that a `state_dict` leaves out."""
+    return [name for name in module._buffers if name in module._non_persistent_buffers_set]
+
+
 def _is_stateful(value: Any) -> bool:
     return hasattr(value, "load_state_dict") and not isinstance(value, nn.Module | type)
 
@@ -229,8 +251,8 @@ def _has_no_state(value: Any) -> bool:
     """Code, modules, and lists of parameters, modules or stateful objects, which are saved elsewhere."""
     if type(value) in (list, tuple, dict):
         entries = list(value.values()) if isinstance(value, dict) else value
-        return any(isinstance(e, nn.Parameter | nn.Module) or _is_stateful(e) or callable(e) for e in entries)
-    return callable(value) or isinstance(value, nn.Parameter | nn.Module)
+        return any(isinstance(e, nn.Parameter | nn.Module) or _is_stateful(e) or isinstance(e, CODE) for e in entries)
+    return isinstance(value, (*CODE, nn.Parameter, nn.Module))
 
 
 def _plain(value: Any) -> Any:

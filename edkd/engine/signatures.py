@@ -111,7 +111,13 @@ def takes_teacher(kind: type[nn.Module]) -> bool:
 
 
 def construct(
-    kind: type[StudentTraining], student: nn.Module, teachers: Sequence[nn.Module], cfg: Any, train_images: int
+    kind: type[StudentTraining],
+    student: nn.Module,
+    teachers: Sequence[nn.Module],
+    cfg: Any,
+    train_images: int,
+    *,
+    several: bool = False,
 ) -> StudentTraining:
     """`kind(student, teacher, cfg)`, without those that it does not take, with `num_data` where it asks for it by name.
 
@@ -123,6 +129,7 @@ def construct(
         student, teachers: networks as distillers see them.
         cfg: configuration.
         train_images: size of the training set.
+        several: whether teachers are named as a list: one of one is handed over as such to whoever calls it `teachers`.
 
     Raises:
         UserError: more than these is asked for.
@@ -130,7 +137,8 @@ def construct(
     keywords = keywords_of(kind)
     named = [name for name in CONFIGURATION if name in keywords.names]
     places = keywords.names.index(named[0]) - 1 if named else 1
-    one_by_one = len(teachers) == 1 or places == len(teachers)
+    wants_list = several and keywords.names[1:2] != () and keywords.names[1].endswith(("s", "list"))
+    one_by_one = not wants_list if len(teachers) == 1 else len(teachers) == places
     given = [student, *(teachers if one_by_one else [nn.ModuleList(teachers)])]
     takes_cfg = named or keywords.takes_more or len(keywords.names) > len(given)
     given += [cfg] if takes_cfg else []

@@ -14,6 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
 
+import torch
+from torch import Tensor, nn
+
 from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.data import Dataset, DeviceLoader, RandAugment, load_dataset
 from common.data.synthetic import write_generated
@@ -59,11 +62,23 @@ def images(args: argparse.Namespace, scratch: Path) -> Dataset:
         return load_dataset("cifar100", scratch, download=False)
 
 
+@torch.no_grad()
+def settle_batch_norm(network: nn.Module, images: Tensor) -> None:
+    """Give an untrained network the statistics of these images, without which its logits explode when evaluated."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean of all batches, of which this is the first
+    network.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def prepare(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> Setting:
     """Networks and data that the pair's configuration asks for. Teachers without a given file are untrained."""
     distiller_class(args.distiller)  # its file may declare keys
     cfg = CFG.clone()
-    cfg.merge_from_mapping(configuration(args.distiller, args.pair, own_file(args)))
+    cfg.merge_from_mapping(configuration(args.distiller, args.pair, own_file(args), []))
     cfg.merge_from_list(args.opts)
     check(cfg)
     cfg.freeze()
@@ -79,15 +94,18 @@ def prepare(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> Settin
     normalization, augmentation = CIFAR100
     options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "limit": 1, "strong": strong}
     batches = DeviceLoader(data.train, cfg.SOLVER.BATCH_SIZE, normalization, runtime.device, **options)
+    for network in [student, *([] if cfg.DISTILLER.TEACHER_CKPT else teachers)]:
+        settle_batch_norm(network, next(batches.epoch(0)).images.cpu())
     return Setting(cfg, student, teachers, batches, runtime, args.steps)
 
 
 def report(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> bool:
     """Print every finding; whether all of them are good."""
-    findings = []
-    for finding in check_distiller(prepare(args, runtime, scratch)):
-        print(finding, flush=True)
-        findings.append(finding)
+    findings, setting = [], prepare(args, runtime, scratch)
+    with CFG.standing_for(setting.cfg):
+        for finding in check_distiller(setting):
+            print(finding, flush=True)
+            findings.append(finding)
     return all(finding.holds is not False for finding in findings)
 
 
@@ -100,7 +118,7 @@ def main() -> None:
         raise UserError(f"{args.distiller} does not fit: see NO above, and the contract in docs/distillers.md")
     print(f"{args.distiller} fits")
     if args.enter:
-        for line in enter(args.distiller, args.pair, own_file(args)):
+        for line in enter(args.distiller, args.pair, own_file(args), args.opts):
             print(line)
 
 

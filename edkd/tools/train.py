@@ -20,7 +20,7 @@ from common.training.runtime import Runtime, add_runtime_flags, runtime_from
 from common.training.schedules import step_decay
 from common.training.teachers import TeacherCheckpoint
 from edkd.distillers import OURS
-from edkd.engine.cfg import WITHOUT_EFFECT
+from edkd.engine.cfg import CFG, WITHOUT_EFFECT
 from edkd.engine.config import configuration_file, experiment_name, load_config, output_directory, run_config
 from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.experiment import PAPER, build_network, load_data, make_batches, require_network, treated_as
@@ -51,7 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def specify(args: argparse.Namespace, cfg: Node, published: dict[str, int], runtime: Runtime) -> RunSpec:
+def specify(
+    args: argparse.Namespace, cfg: Node, defaults: Node, published: dict[str, int], runtime: Runtime
+) -> RunSpec:
     """The run that the configuration asks for."""
     dataset, names = treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE), teacher_names(cfg)
     require_network(cfg.DISTILLER.STUDENT, dataset, "DISTILLER.STUDENT")
@@ -84,7 +86,7 @@ def specify(args: argparse.Namespace, cfg: Node, published: dict[str, int], runt
         data=data,
         budget=Budget(cfg.SOLVER.EPOCHS, cfg.SOLVER.BATCH_SIZE, **published, batches=args.limit_train_batches),
         files=outputs.files,
-        settings={**run_config(args, cfg, data), **data.compared_settings(), **told_apart},
+        settings={**run_config(args, cfg, defaults, data), **data.compared_settings(), **told_apart},
         teachers=checkpoints,
         load_teacher=load_teacher,
         messages=[f"{key} has no effect, as in the published code" for key in args.opts if key in WITHOUT_EFFECT],
@@ -101,8 +103,9 @@ def main() -> None:
     with runtime_from(args) as runtime, cuda_calls(args, runtime):
         cfg, published = load_config(args)
         log = output_directory(args, cfg) / "train.log"
-        with failures_told(lambda error: explain_in_training(error, cfg), log, is_main=runtime.is_main):
-            spec = specify(args, cfg, published, runtime)
+        told = failures_told(lambda error: explain_in_training(error, cfg), log, is_main=runtime.is_main)
+        with told, CFG.standing_for(cfg) as defaults:  # as in mdistiller: a distiller may read its keys there
+            spec = specify(args, cfg, defaults, published, runtime)
             run_training(spec, runtime, resume=args.resume, overwrite=args.overwrite)
 
 

@@ -8,6 +8,7 @@ import torch
 
 import edkd
 from common.models import create_model
+from common.own_code import own_files
 from edkd import distillers
 from edkd.engine.method import make_distiller
 from edkd.engine.registry import load_distiller
@@ -209,3 +210,16 @@ def test_a_fork_from_where_it_lies(fork, forget):
     kind = load_distiller(f"{fork / 'Own.py'}:Own")
     assert kind.fork
     assert load_distiller(f"{fork / 'Own.py'}:Own") is kind
+
+
+def test_a_forks_helper_by_its_absolute_name(tmp_path, forget):
+    (tmp_path / "helper_loss.py").write_text("def half(x):\n    return x / 2\n")
+    (tmp_path / "Theirs.py").write_text(
+        "from mdistiller.distillers._base import Distiller\nfrom mdistiller.distillers.helper_loss import half\n"
+        "class Theirs(Distiller):\n    scale = half(8)\n"
+    )
+    kind = load_distiller(f"{tmp_path / 'Theirs.py'}:Theirs")
+    assert kind.scale == 4
+    assert tmp_path / "helper_loss.py" in own_files(kind)
+    with pytest.raises(ModuleNotFoundError, match=r"there is no mdistiller\.distillers\.nowhere here"):
+        importlib.import_module("mdistiller.distillers.nowhere")

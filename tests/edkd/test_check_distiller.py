@@ -4,12 +4,18 @@ import shutil
 import sys
 
 import pytest
+import torch
 import yaml
 
+from common.models import create_model
 from common.plan.plan import load_plan
 from common.results.reported import EXPERIMENTS, load_tables
 from edkd.engine import enter
 from edkd.engine.cfg import CFG
+from edkd.engine.check import _chains, _Read
+from edkd.engine.enter import _plan_entry, configuration
+from edkd.engine.registry import load_distiller
+from edkd.tools.check_distiller import settle_batch_norm
 
 FILE = """
 import torch
@@ -111,8 +117,8 @@ def test_what_is_good_to_know(old, new, found, check):
 @pytest.mark.parametrize(
     ("old", "new", "line", "error"),
     [
-        ("cfg.THEIRS.W", "cfg.THEIRS.GAMMA", "NO  keys       not declared: THEIRS.GAMMA", "declare it in"),
-        (LAST, "        self.student.get_maps()\n" + LAST, "NO  networks   student.get_maps", "does not fit"),
+        ("cfg.THEIRS.W", "cfg.THEIRS.GAMMA", "--  keys       not declared: THEIRS.GAMMA", "declare it in"),
+        (LAST, "        self.student.get_maps()\n" + LAST, "--  networks   student.get_maps", "does not fit"),
         ("class Theirs(Distiller):", "class Theirs(Distiller):\n    graph_capturable = True", None, None),
         ("image, target, **kwargs", "image, target, mask", "forward_train(self, image, target, mask)", "asks for mask"),
     ],
@@ -171,3 +177,59 @@ def test_into_the_tables(check, tmp_path, monkeypatch):
     again = check("", "", "--enter")
     assert again.code == 2
     assert "is there already" in again.stderr
+
+
+def test_every_way_of_reading_features_is_noted():
+    content = {"feats": 1, "preact_feats": 2, "pooled_feat": 3}
+    for read, expected in (
+        (lambda f: f["feats"], {"feats"}),
+        (lambda f: f.get("pooled_feat"), {"pooled_feat"}),
+        (lambda f: f.pop("feats"), {"feats"}),
+        (lambda f: {**f}, set(content)),
+        (lambda f: list(f.items()), set(content)),
+        (lambda f: f | {}, set(content)),
+        (lambda f: len(f), set()),
+    ):
+        seen: set[str] = set()
+        read(_Read(content, seen))
+        assert seen == expected
+
+
+def test_words_in_comments_are_no_keys_and_no_attributes(tmp_path):
+    (tmp_path / "Words.py").write_text(
+        "from ._base import Distiller\n\n\nclass Words(Distiller):\n"
+        '    """Unlike cfg.WORDS.OLD, and not student.flatten."""\n\n'
+        "    def __init__(self, student, teacher, cfg):  # cfg.WORDS.OLDER\n"
+        "        super().__init__(student, teacher)\n        self.w = cfg.KD.TEMPERATURE * cfg.WORDS.W.bit_length()\n"
+        "        self.fc = self.student.fc.weight\n"
+    )
+    chains = _chains(load_distiller(f"{tmp_path / 'Words.py'}:Words"))
+    assert {c for c in chains if c.startswith(("cfg", "student"))} == {
+        "cfg.KD.TEMPERATURE",
+        "cfg.WORDS.W.bit_length",
+        "student.fc.weight",
+    }
+
+
+def test_an_untrained_network_gets_statistics_by_which_it_can_be_evaluated():
+    torch.manual_seed(0)
+    network, images = create_model("resnet56"), torch.randn(16, 3, 32, 32)
+    exploding = network.eval()(images).abs().max()
+    settle_batch_norm(network, images)
+    momenta = {module.momentum for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert momenta == {0.1}
+    assert network.eval()(images).abs().max() < min(10, exploding)
+
+
+def test_overrides_and_several_teachers_are_entered():
+    overrides = ["SOLVER.TRAINER", "base_aug", "KD.TEMPERATURE", "2", "DISTILLER.TEACHER", "[resnet56, resnet110]"]
+    content = configuration("KD", "res56_res20", None, [*overrides, "SOLVER.LR", "0.5"])
+    assert content["SOLVER"]["TRAINER"] == "base_aug"
+    assert content["SOLVER"]["LR"] == 0.05
+    assert content["KD"]["TEMPERATURE"] == 2
+    assert content["DISTILLER"]["TEACHER"] == ["resnet56", "resnet110"]
+    planned = _plan_entry("cifar100/mine/res56_res20", "mine", content["DISTILLER"]["TEACHER"], "resnet56 / resnet20")
+    assert planned["runs"][0]["depends_on"] == [
+        f"cifar100/vanilla DISTILLER.STUDENT {teacher}" for teacher in ("resnet56", "resnet110")
+    ]
+    assert planned["controls"]

@@ -81,9 +81,9 @@ def test_vid(case):
     start, eps = initial_log_scale(**case["hyper"]), case["hyper"]["eps"]
     assert start == pytest.approx(case["log_scale_initial"], rel=1e-9)
     log_scale = torch.full((teacher[0].shape[1],), start, dtype=torch.float64, requires_grad=True)
-    value = vid_loss(student[0], teacher[0], regressor, log_scale, eps)
+    value = vid_loss(regressor, log_scale, student[0], teacher[0], eps)
     check(value, student, case)
-    (grad,) = torch.autograd.grad(vid_loss(student[0], teacher[0], regressor, log_scale, eps), log_scale)
+    (grad,) = torch.autograd.grad(vid_loss(regressor, log_scale, student[0], teacher[0], eps), log_scale)
     assert grad[:4].tolist() == pytest.approx(case["grad_log_scale_first4"], rel=1e-7)
 
 

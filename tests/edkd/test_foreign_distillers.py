@@ -1,5 +1,6 @@
 """Distillers as people write them for mdistiller and its forks, in files of their own, through the training script."""
 
+import io
 import json
 import math
 import textwrap
@@ -12,6 +13,8 @@ from common.errors import UserError
 from common.models import create_model
 from common.training.runtime import Runtime
 from edkd.distillers._base import TeacherLogits
+from edkd.distillers.PKT import pkt_loss
+from edkd.distillers.RKD import rkd_loss
 from edkd.engine.cfg import CFG
 from edkd.engine.config import check
 from edkd.engine.cuda_as_cpu import CudaAsCpu
@@ -429,8 +432,9 @@ class TestConstructor:
     @pytest.mark.parametrize("name", ["cfg", "config", "opt", "args"])
     def test_without_a_teacher(self, name, write, train, tmp_path):
         source = write(ALONE.replace("CFG", name))
+        step(method_of(source, teachers=()))
         if name != "cfg":
-            return step(method_of(source, teachers=()))
+            return
         ended = train(source, "DISTILLER.TEACHER", "", "DISTILLER.TEACHER_CKPT", "")
         assert ended.code == 0, ended.stderr
         (file,) = (tmp_path / "output").glob("**/run.json")
@@ -677,16 +681,83 @@ class TestCudaAsCpu:
             "nn.Linear(1, 2).cuda().weight[:, 0] * 0 + 1",
             "torch.cuda.synchronize() or torch.ones(2)",
             "torch.cuda.set_device(0) or torch.ones(2)",
+            "torch.ones(2).type('torch.cuda.FloatTensor')",
+            "torch.cuda.ByteTensor(2).fill_(1).float()",
+            "torch.ones(2).pin_memory()",
+            "torch.rand(2, generator=torch.Generator(device='cuda'), device='cuda') * 0 + 1",
+            "torch.cuda.Stream().synchronize() or torch.ones(2)",
+            "torch.cuda.current_stream().wait_stream(torch.cuda.default_stream()) or torch.ones(2)",
+            "torch.ones(2) * (torch.cuda.Event(enable_timing=True).elapsed_time(torch.cuda.Event()) + 1)",
+            "torch.load(saved, map_location='cuda')",
         ],
     )
     def test_a_call(self, call):
-        before = dict(vars(torch.cuda))
+        before, saved = (dict(vars(torch.cuda)), dict(vars(torch))), io.BytesIO()
+        torch.save(torch.ones(2), saved)
+        saved.seek(0)
         with CudaAsCpu():
-            value = eval(call, {"torch": torch, "nn": torch.nn})
-            with torch.cuda.device(0):
+            value = eval(call, {"torch": torch, "nn": torch.nn, "saved": saved})
+            with torch.cuda.device(0), torch.cuda.stream(torch.cuda.Stream()):
                 assert value.device.type == "cpu"
         assert torch.equal(value, torch.ones(2))
-        assert dict(vars(torch.cuda)) == before
+        assert (dict(vars(torch.cuda)), dict(vars(torch))) == before
+
+
+class TestWhatForksDo:
+    """Single habits of theirs that a constructor, a mode or a global has to bear."""
+
+    def test_train_may_return_nothing(self, write):
+        body = PLAIN + "\n    def train(self, mode=True):\n        super(Theirs, self).train(mode)\n"
+        assert method_of(write(body)).distiller.training
+
+    def test_a_teacher_that_a_step_moves_is_part_of_checkpoints(self, write):
+        toggled = PLAIN.replace(
+            "            logits_teacher, feature_teacher = self.teacher(image)\n",
+            "            self.teacher.train()\n"
+            "            logits_teacher, feature_teacher = self.teacher(image)\n"
+            "            self.teacher.eval()\n",
+        )
+        for body, frozen in ((PLAIN, 1), (toggled, 0)):
+            method = method_of(write(body, f"Frozen{frozen}"))
+            assert len(method.frozen_modules()) == frozen
+            assert any("teacher" in key for key in method.distiller.state_dict())
+
+    @pytest.mark.parametrize(("argument", "kind"), [("teachers", torch.nn.ModuleList), ("teacher", torch.nn.Module)])
+    def test_a_list_of_one_teacher(self, write, argument, kind):
+        body = PLAIN.replace("student, teacher, cfg", f"student, {argument}, cfg").replace(
+            "super(Theirs, self).__init__(student, teacher)",
+            f"super(Theirs, self).__init__(student, {argument}[0] if isinstance({argument}, nn.ModuleList) else "
+            f"{argument})\n        self.given = [{argument}]",
+        )
+        cfg = configured(write(body, argument))
+        cfg.defrost()
+        cfg.DISTILLER.TEACHER = ["resnet14"]
+        (given,) = make_distiller(cfg, create_model("resnet8"), [create_model("resnet14")], 40).given
+        assert isinstance(given, kind)
+        assert isinstance(given, torch.nn.ModuleList) == (kind is torch.nn.ModuleList)
+
+    @pytest.mark.slow
+    def test_the_global_configuration_is_the_runs(self, write, train, tmp_path):
+        """mdistiller's scripts merge into that very object, and distillers read it when they are called."""
+        own = PLAIN.replace("F.mse_loss(", "CFG.KD.TEMPERATURE * F.mse_loss(")
+        given = PLAIN.replace("(student, teacher)\n", "(student, teacher)\n        self.T = cfg.KD.TEMPERATURE\n", 1)
+        given = given.replace("F.mse_loss(", "self.T * F.mse_loss(")
+        before = CFG.clone()
+        for name, body in (("own", own), ("given", given)):
+            source = write("from mdistiller.engine.cfg import CFG\n" + textwrap.dedent(body), name)
+            ended = train(source, "EXPERIMENT.PROJECT", name, "KD.TEMPERATURE", "2")
+            assert ended.code == 0, ended.stderr
+        lines = [next((tmp_path / "output" / name).glob("*/metrics.jsonl")).read_text() for name in ("own", "given")]
+        losses = [json.loads(line)["train/loss"] for line in lines]
+        assert losses[0] == losses[1]
+        assert before == CFG
+        assert not CFG.is_frozen()
+
+    def test_losses_take_their_arguments_in_mdistillers_order(self):
+        f_s, f_t = torch.randn(6, 4), torch.randn(6, 4)
+        named = rkd_loss(f_s, f_t, squared=False, eps=1e-12, distance_weight=25, angle_weight=50)
+        assert rkd_loss(f_s, f_t, False, 1e-12, 25, 50) == rkd_loss(f_s, f_t) == named
+        assert pkt_loss(f_s, f_t, 1e-7) == pkt_loss(f_s, f_t)
 
 
 BROKEN = {

@@ -239,3 +239,49 @@ def test_the_safe_loader_reads_it():
     other = Distillation(keeper())
     other.load_state_dict(torch.load(data, weights_only=True))
     assert other.distiller.constant == 4
+
+
+class Ramp:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls
+
+
+class Odd(Distiller):
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.register_buffer("average", torch.zeros(2), persistent=False)
+        self.ramp, self.steps, self.code = Ramp(), (n for n in range(5)), [len, torch.relu]
+
+
+def test_buffers_that_no_state_dict_has_are_saved_and_objects_that_are_called_are_named():
+    def distiller() -> Odd:
+        return Odd(student_view(create_model("resnet8")), teacher_view(create_model("resnet8")))
+
+    first, again = distiller(), distiller()
+    state = OwnState(first)
+    assert state.capture() == {"objects": {}, "values": {}, "unsaved": {"steps": "generator"}}
+    first.average += 3
+    first.ramp()
+    saved = state.capture()
+    assert saved["unsaved"] == {"ramp": "Ramp", "steps": "generator"}
+    said = OwnState(again).restore(saved)
+    assert again.average.tolist() == [3, 3]
+    assert [line.partition(" is ")[0] for line in said] == ["Odd.ramp (Ramp)", "Odd.steps (generator)"]
+
+
+def test_what_python_changes_in_a_step_is_seen():
+    distiller = Odd(student_view(create_model("resnet8")), teacher_view(create_model("resnet8")))
+    distiller.counts = {"n": 0}
+    state = OwnState(distiller)
+    before = state.in_python()
+    distiller.average += 1  # on the device
+    assert state.in_python() == before
+    distiller.counts["n"] += 1
+    distiller.ramp()
+    distiller.average = distiller.average + 1
+    after = state.in_python()
+    assert {path for path in after if after[path] != before[path]} == {"counts", "ramp", "average"}
