@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.pictures import new_figure
+from common.training.progress import progress
 from common.training.runtime import Runtime, reduce_sum
 from mlkd.student import EXITS, MultiResNetV2
 
@@ -53,7 +54,7 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
     """
     student.eval()
     sums = torch.zeros(len(EXITS) + 1, dtype=torch.float64, device=runtime.device)
-    for batch in batches.epoch():
+    for batch in progress(batches.epoch(), len(batches), "evaluating each exit", show=runtime.is_main, delay=1):
         with runtime.autocast():
             heads = student.heads(batch.images)
         correct = [(heads[name].argmax(1) == batch.targets).sum() for name in EXITS]

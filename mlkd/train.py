@@ -161,6 +161,9 @@ def analyze_policy(student: MultiResNetV2, image_size: int, outputs: TestOutputs
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     ensemble = chosen_ensemble(args)
+    if runtime.is_main:
+        what = f"the teachers of {ensemble.path}" if ensemble else f"teacher {args.model} from {args.checkpoint}"
+        print(f"loading {dataset_name(args)} and {what}", flush=True)
     data = visible(args, load_data(args))
     files = NetworkFiles(args.name, plain_state)
     given = network_input(args, data)

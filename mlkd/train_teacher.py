@@ -67,6 +67,8 @@ def parse_arguments() -> argparse.Namespace:
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     require_architecture(args.model)
+    if runtime.is_main:
+        print(f"loading {dataset_name(args)} and {args.model}", flush=True)
     data = visible(args, load_data(args))
     torch.manual_seed(args.seed)
     network = create_network(args.model, network_input(args, data), pretrained=not args.no_pretrained)

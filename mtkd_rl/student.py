@@ -121,12 +121,11 @@ def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
     load_weights(student, resolve_path(args.resume, PAPER), args.arch)
     test = make_batches(args, data, args.workers, runtime)["test"]
     layout = layout_for(student, runtime)
+    if runtime.is_main:
+        print(f"{args.arch} on {test.samples} test images of {data.name} ({data.content}):", flush=True)
     figures = evaluate(student.to(runtime.device).to(memory_format=layout), test, runtime, layout)
     if runtime.is_main:
-        print(
-            f"{args.arch} on {test.samples} test images of {data.name} ({data.content}): accuracy "
-            f"{figures['accuracy']:.4f}, top-5 {figures['top5']:.4f}, loss {figures['loss']:.4f}"
-        )
+        print(f"accuracy {figures['accuracy']:.4f}, top-5 {figures['top5']:.4f}, loss {figures['loss']:.4f}")
 
 
 def given_data(args: argparse.Namespace) -> Dataset:

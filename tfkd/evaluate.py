@@ -48,10 +48,12 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
         world_size=runtime.world_size,
         limit=args.limit_eval_batches,
     )
+    if runtime.is_main:
+        print(f"{params.student} from {checkpoint}")
+        print(f"on the {batches.samples} test images of {data.name} ({data.content}):", flush=True)
     figures = evaluate(network, batches, runtime)
     if runtime.is_main:
         write_json(checkpoint.with_name(f"metrics_test_{checkpoint.name.removesuffix('.pth.tar')}.json"), figures)
-        print(f"{params.student} on the {batches.samples} test images of {data.name} ({data.content}):")
         print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
 
 

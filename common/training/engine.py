@@ -65,6 +65,7 @@ class Trainer:
     Attributes:
         step: what is done with each batch.
         state: how far the run has come.
+        time_left: how long it still takes.
         on_step: called after each step with its position and output, which the next step may overwrite.
         messages: on how this run computes, for its log.
     """
@@ -85,7 +86,7 @@ class Trainer:
             apply_fast_path(method, self.layout, runtime)
         self.method = method.to(runtime.device)
         self.loaders, self.runtime, self.epochs = loaders, runtime, optimization.epochs
-        self._time_left = TimeLeft(self.epochs)
+        self.time_left = TimeLeft(self.epochs)
         # people's own batches need not have a message
         self.messages: list[str] = [message for message in [getattr(loaders.train, "message", None)] if message]
         report = self.messages.append
@@ -216,7 +217,7 @@ class Trainer:
         is_best = state.selection.update(line)
         seconds = time.perf_counter() - started
         state.seconds += seconds
-        self._time_left.update(seconds)
+        self.time_left.update(seconds)
         state.history.append(line)
         self._log_messages(run)
         if run is None:
@@ -232,7 +233,7 @@ class Trainer:
             f"epoch {epoch + 1}/{self.epochs}: lr {line['learning_rate']:.4g}, "
             f"train loss {train['loss']:.4f} accuracy {train['accuracy']:.2f}, "
             f"{part} loss {monitored['loss']:.4f} accuracy {monitored['accuracy']:.2f} "
-            f"(best {state.selection.best:.2f}), {images_per_second:.0f} images/s{self._time_left.after(epoch + 1)}"
+            f"(best {state.selection.best:.2f}), {images_per_second:.0f} images/s{self.time_left.after(epoch + 1)}"
         )
 
     def _require_finite(self, line: dict[str, Any]) -> None:
@@ -257,8 +258,8 @@ class Trainer:
         if teacher_pass and not teacher_pass.begin_epoch(epoch, show_progress):
             self.step.invalidate()
         iterations = len(self.loaders.train)
-        title = f"epoch {epoch + 1}/{self.epochs}{self._time_left.after(epoch)}"
-        batches = progress(self.loaders.train.epoch(epoch), iterations, title, "batch", show=show_progress)
+        title = f"epoch {epoch + 1}/{self.epochs}{self.time_left.after(epoch)}"
+        batches = progress(self.loaders.train.epoch(epoch), iterations, title, show=show_progress)
         with self.step.surroundings():
             for iteration, batch in enumerate(batches):
                 output = self.step(batch, iteration, iterations)

@@ -33,7 +33,7 @@ class Evaluation:
         graphs: captures the work on a batch and replays it, where given.
         layout: of the images (default: `layout_for` the network).
         report: told in one line where the capture fails.
-        title: what a person reads beside the bar, which comes when it takes longer than a second.
+        title: what a person reads beside the progress, which is shown when it takes longer than a second.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Evaluation:
         self.network.eval()
         self._sums.zero_()
         total = len(self.batches) if hasattr(self.batches, "__len__") else None  # people's own batches need none
-        batches = progress(self.batches.epoch(), total, self.title, "batch", show=self.runtime.is_main, delay=1)
+        batches = progress(self.batches.epoch(), total, self.title, show=self.runtime.is_main, delay=1)
         for batch in batches:
             self._take_in(batch.images, batch.targets)
         self.network.train(was_training)
@@ -110,6 +110,7 @@ def collect(
     layout: torch.memory_format,
     *,
     predictions: bool = False,
+    title: str = "evaluating",
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What networks say about every image that `batches` shows, in the order of the set.
 
@@ -119,6 +120,7 @@ def collect(
         runtime: where; ranks see their shares and all get the whole.
         layout: of the images.
         predictions: keep the predicted classes alone, [N], in place of logits.
+        title: as of `Evaluation`.
 
     Returns:
         By name logits in float32 (or classes), and the targets [N]; on the CPU.
@@ -130,8 +132,7 @@ def collect(
             gathered[name] = values.new_zeros(batches.samples, *values.shape[1:], device="cpu")
         gathered[name][indices] = values.cpu()
 
-    shown = progress(batches.epoch(), len(batches), "evaluating", "batch", show=runtime.is_main, delay=1)
-    for batch in shown:
+    for batch in progress(batches.epoch(), len(batches), title, show=runtime.is_main, delay=1):
         indices = batch.indices.cpu()
         images = batch.images.contiguous(memory_format=layout)
         with runtime.autocast():

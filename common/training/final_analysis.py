@@ -18,6 +18,7 @@ from common.training.engine import Trainer
 from common.training.evaluation import collect
 from common.training.gpu_memory import explained_out_of_memory
 from common.training.method import Method
+from common.training.progress import duration
 from common.training.runs import RunDirectory
 
 FINAL = "final"  # the output that a network is judged by
@@ -87,15 +88,19 @@ def analyze_run(
         "train": on_train and on_train(min(trainer.loaders.train.samples, TRAIN_IMAGES)),
     }
     sets = {name: batches for name, batches in sets.items() if batches is not None}
+    last_is_best = trainer.state.selection.best_epoch == trainer.epochs - 1
+    if run is not None:
+        networks = ["the last epoch", *["the best epoch"] * (not last_is_best and best is not None), *teachers]
+        run.log(_announcement(trainer, networks, sets))
     with explained_out_of_memory("analysis", graphs=False):
-        student = {"last": _collect_all(trainer, method.outputs, sets)}
-        if trainer.state.selection.best_epoch == trainer.epochs - 1:
+        student = {"last": _collect_all(trainer, method.outputs, sets, "last epoch")}
+        if last_is_best:
             student["best"] = student["last"]
         elif on_main_rank(best is not None, trainer.runtime):
             with trainer.state.weights_from(best or Path()):
-                student["best"] = _collect_all(trainer, method.outputs, sets)
+                student["best"] = _collect_all(trainer, method.outputs, sets, "best epoch")
         taught = {name: sets[name] for name in ("test", "train") if teachers and name in sets}
-        teacher = _collect_all(trainer, functools.partial(_teacher_outputs, method, teachers), taught)
+        teacher = _collect_all(trainer, functools.partial(_teacher_outputs, method, teachers), taught, "teachers")
     if run is None:
         return None
     logits, targets = teacher.get("test", ({}, None))[0], student["last"]["test"][1]
@@ -122,11 +127,25 @@ def analyze_run(
 
 
 def _collect_all(
-    trainer: Trainer, outputs: Callable[[Tensor], Mapping[str, Tensor]], sets: Mapping[str, Any]
+    trainer: Trainer, outputs: Callable[[Tensor], Mapping[str, Tensor]], sets: Mapping[str, Any], whose: str
 ) -> dict[str, tuple[dict[str, Tensor], Tensor]]:
     """Set -> logits by name and targets; of the training split predicted classes in place of logits."""
     how = {"runtime": trainer.runtime, "layout": trainer.layout}
-    return {name: collect(outputs, part, predictions=name == "train", **how) for name, part in sets.items()}
+    return {
+        name: collect(outputs, part, predictions=name == "train", title=f"analyzing {whose}, {name} split", **how)
+        for name, part in sets.items()
+    }
+
+
+def _announcement(trainer: Trainer, networks: Sequence[str], sets: Mapping[str, Any]) -> str:
+    """What is about to be analyzed, and how long that takes: for each image about as long as in an epoch."""
+    images = " and ".join(f"{part.samples} {name}" for name, part in sets.items())
+    line = f"analyzing {', '.join(networks)} on {images} images"
+    if (epoch := trainer.time_left.epoch) is None:
+        return line
+    loaders = [trainer.loaders.train, trainer.loaders.test, trainer.loaders.validation]
+    share = sum(part.samples for part in sets.values()) / sum(part.samples for part in loaders if part is not None)
+    return f"{line}: about {duration(share * epoch)}"
 
 
 def _teacher_outputs(method: Method, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:

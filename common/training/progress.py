@@ -1,31 +1,44 @@
-"""What a person sees while something takes long: a bar, and how much time is left."""
+"""What a person sees while something takes long: a bar, or lines in a file; and how much time is left."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 
+LINE_EVERY = 30.0  # seconds, where no terminal shows a bar
 
-def progress(
-    items: Iterable[T], total: int | None, title: str, unit: str, *, show: bool, delay: float = 0
-) -> Iterable[T]:
-    """`items`, with a bar where a person is watching.
+
+def progress(batches: Iterable[T], total: int | None, title: str, *, show: bool, delay: float = 0) -> Iterable[T]:
+    """`batches`, with a bar in a terminal, and elsewhere a line of stderr every `LINE_EVERY` seconds.
 
     Args:
-        items: to go through.
+        batches: to go through.
         total: how many they are; None where that is not known.
-        title: in front of the bar.
-        unit: of `total`.
+        title: in front of the bar, or of the line.
         show: False for a rank that does not speak.
         delay: seconds before the bar comes.
     """
-    disable = None if show else True  # None: only in a terminal
-    return tqdm(items, total=total, desc=title, unit=unit, leave=False, disable=disable, delay=delay)
+    if show and not (sys.stderr and sys.stderr.isatty()):
+        return _with_lines(batches, total, title)
+    return tqdm(batches, total=total, desc=title, unit="batch", leave=False, disable=not show, delay=delay)
+
+
+def _with_lines(batches: Iterable[T], total: int | None, title: str) -> Iterator[T]:
+    started = said = time.monotonic()
+    for done, batch in enumerate(batches):
+        now = time.monotonic()
+        if now - said >= LINE_EVERY:
+            count = f"{done} batches" if total is None else f"{done} of {total} batches"
+            print(f"{title}: {count} after {duration(now - started)}", file=sys.stderr, flush=True)
+            said = now
+        yield batch
 
 
 class TimeLeft:
@@ -43,12 +56,17 @@ class TimeLeft:
         """An epoch, with its evaluation, took so long."""
         self._seconds.append(seconds)
 
+    @property
+    def epoch(self) -> float | None:
+        """Seconds of an epoch; None as long as nothing is known."""
+        measured = self._seconds[1:] or self._seconds
+        return statistics.fmean(measured) if measured else None
+
     def after(self, finished: int) -> str:
         """What ends a line when so many epochs are finished: nothing as long as nothing is known, or is left."""
-        measured = self._seconds[1:] or self._seconds
-        if not measured or finished >= self.epochs:
+        if self.epoch is None or finished >= self.epochs:
             return ""
-        return f", {duration((self.epochs - finished) * statistics.fmean(measured))} left"
+        return f", {duration((self.epochs - finished) * self.epoch)} left"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 
 from common.data import BatchLoader, Dataset
 from common.errors import UserError
-from common.run_record import Limits, RunRecord, Segment, read_record
+from common.run_record import Limits, RunRecord, Segment, Teacher, read_record
 from common.training.checkpoints import load_checkpoint
 from common.training.engine import Loaders, Trainer
 from common.training.final_analysis import Extension, analyze_run
@@ -74,8 +74,8 @@ class RunSpec:
         settings: everything that makes two runs the same, but the teachers.
         teachers: of the student.
         accumulation_steps: batches whose gradients are summed before an update.
-        messages: first lines of the log.
-        title: its last line before training.
+        messages: lines of the log before training.
+        title: what the log begins with.
         details: what only this paper's records say.
         load_teacher: gives a network of its own with a teacher's weights, by which its accuracy is measured.
         initialize: called on all ranks unless the run is resumed, before anything is written.
@@ -165,11 +165,6 @@ def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bo
     if not resumed:
         _require_free(spec, before, record, runtime, overwrite)
         spec.initialize(trainer)
-    split = next((name for name in ("test", "validation") if name in spec.loaders), None)
-    if spec.load_teacher is not None and split is not None:
-        for teacher, described in zip(spec.teachers, record.teachers, strict=True):
-            accuracy = accuracy_of(teacher, spec.load_teacher, spec.data, split, spec.loaders[split], runtime)
-            described |= {"accuracy": accuracy, "accuracy_on": split}
     run = None
     if runtime.is_main:
         segments = segments_until(before, trainer.state.epochs_done) if resumed else []
@@ -182,11 +177,15 @@ def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bo
             segments=segments,
             set_aside=not resumed and (before is None or before.epochs_done > 0),
         )
-        with run.closed_on_error():
-            for message in _first_messages(spec, run, trainer, resumed):
+    with contextlib.nullcontext() if run is None else run.closed_on_error():
+        if run is not None:
+            _log_title(spec, run)
+        _add_accuracies(spec, record.teachers, runtime, run)
+        if run is not None:
+            run.update(teachers=record.teachers)
+            for message in _messages(spec, run, trainer, resumed):
                 run.log(message)
             spec.on_start(run)
-    with contextlib.nullcontext() if run is None else run.closed_on_error():
         remember_teachers(trainer, spec.data)
     trainer.fit(
         run,
@@ -208,11 +207,28 @@ def finish(spec: RunSpec, trainer: Trainer, run: RunDirectory | None) -> dict[st
     return spec.after_training(trainer, run)
 
 
-def _first_messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool) -> list[str]:
-    messages = (
-        [f"SYNTHETIC DATA: {spec.data.name} is generated, not the real dataset"] if spec.data.is_synthetic else []
-    )
-    messages += [f"what an earlier run left was set aside: {run.set_aside}"] if run.set_aside else []
+def _log_title(spec: RunSpec, run: RunDirectory) -> None:
+    """What is trained, and what a person must know at once; before anything that takes long."""
+    if spec.data.is_synthetic:
+        run.log(f"SYNTHETIC DATA: {spec.data.name} is generated, not the real dataset")
+    run.log(spec.title or f"{spec.called}: {spec.student} on {spec.data.name} ({spec.data.content})")
+    if run.set_aside:
+        run.log(f"what an earlier run left was set aside: {run.set_aside}")
+
+
+def _add_accuracies(spec: RunSpec, described: list[Teacher], runtime: Runtime, run: RunDirectory | None) -> None:
+    """Complete what the record says of the teachers, where their networks can be had; called on all ranks."""
+    split = next((name for name in ("test", "validation") if name in spec.loaders), None)
+    if spec.load_teacher is None or split is None:
+        return
+    report = run.log if run is not None else lambda message: None
+    for teacher, entry in zip(spec.teachers, described, strict=True):
+        accuracy = accuracy_of(teacher, spec.load_teacher, spec.data, split, spec.loaders[split], runtime, report)
+        entry |= {"accuracy": accuracy, "accuracy_on": split}
+
+
+def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool) -> list[str]:
+    messages = []
     for teacher, recorded in zip(spec.teachers, run.record.teachers, strict=True):
         measured = ""
         if "accuracy" in recorded and "accuracy_on" in recorded:
@@ -225,7 +241,7 @@ def _first_messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed:
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")
         messages += _remarks_on_best(spec.best_file, trainer.state.selection.best_epoch)
-    return [*messages, spec.title or f"{spec.called}: {spec.student} on {spec.data.name} ({spec.data.content})"]
+    return messages
 
 
 def _remarks_on_best(file: Path | None, epoch: int) -> list[str]:

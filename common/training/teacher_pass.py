@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.data import DeviceLoader
 from common.data.device_loader import EpochViews
 from common.teacher_cache.rows import RowFile
+from common.training.progress import progress
 from common.training.runtime import Runtime
 from common.training.teacher_memory import CurrentBatch, TeacherMemory, computed_logits, set_memory
 
@@ -131,19 +131,11 @@ class TeacherPass:
             numbers = row_numbers(self.loader, views)
             missing = wanted[~self._recall(file, memory, numbers, wanted)]
             self.from_file += len(wanted) - len(missing)
-        progress = tqdm(
-            total=len(missing),
-            desc=what,
-            unit="image",
-            leave=False,
-            disable=None if show_progress else True,  # None: only where a person is watching
-        )
-        with progress:
-            for positions, logits in self.batches.logits(memory.teacher, views, missing):
-                memory.logits[torch.from_numpy(positions).to(logits.device)] = logits
-                if numbers is not None:
-                    self._keep(i, numbers[positions], logits)
-                progress.update(len(positions))
+        computed = self.batches.logits(memory.teacher, views, missing)
+        for positions, logits in progress(computed, -(-len(missing) // self.batches.size), what, show=show_progress):
+            memory.logits[torch.from_numpy(positions).to(logits.device)] = logits
+            if numbers is not None:
+                self._keep(i, numbers[positions], logits)
         self.computed += len(missing)
 
     def _recall(self, file: RowFile, memory: TeacherMemory, numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:

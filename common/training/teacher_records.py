@@ -30,7 +30,13 @@ LoadTeacher = Callable[[TeacherCheckpoint], nn.Module]
 
 
 def accuracy_of(
-    teacher: TeacherCheckpoint, load: LoadTeacher, data: Dataset, split: str, batches: Any, runtime: Runtime
+    teacher: TeacherCheckpoint,
+    load: LoadTeacher,
+    data: Dataset,
+    split: str,
+    batches: Any,
+    runtime: Runtime,
+    report: Callable[[str], None] = lambda message: None,
 ) -> float:
     """Accuracy of a teacher in percent, without measuring where it is known; called on all ranks.
 
@@ -39,11 +45,13 @@ def accuracy_of(
         load: gives its network.
         data, split, batches: on which; the split is "test" or "validation".
         runtime: where.
+        report: told in one line what begins, where it is measured.
     """
     key = f"{data.fingerprint}, {batches.samples} {split} images"
     known = _agreed(_known(teacher, data, split, key) if runtime.is_main else None, runtime)
     if known is not None:
         return known
+    report(f"evaluating teacher {teacher.name} on {batches.samples} {split} images (remembered afterwards)")
     with torch.random.fork_rng(devices=[]):
         network = load(teacher).to(runtime.device)
     accuracy = evaluate(network, batches, runtime, title=f"evaluating teacher {teacher.name}")["accuracy"]

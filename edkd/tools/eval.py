@@ -46,10 +46,11 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     batches = evaluation_batches(
         args, args.dataset, data.test, runtime, batch_size=args.batch_size, workers=CFG.DATASET.NUM_WORKERS
     )
-    figures = evaluate(network, batches, runtime)
     if runtime.is_main:
         print(f"{args.model} from {found.path} ({found.origin})")
-        print(f"on {batches.samples} test images of {data.name} ({data.content}):")
+        print(f"on {batches.samples} test images of {data.name} ({data.content}):", flush=True)
+    figures = evaluate(network, batches, runtime)
+    if runtime.is_main:
         print(f"accuracy {figures['accuracy']:.2f}, top-5 {figures['top5']:.2f}, loss {figures['loss']:.4f}")
 
 

@@ -115,6 +115,10 @@ def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     assert run_script("eval", "-m", "resnet8", *where[:7]).code == 2  # looked for below ./output, not here
 
 
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.usefixtures("unused_checkout")
 def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -125,6 +129,10 @@ def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypat
     assert ended.code == 0, ended.stderr
     assert "released with mdistiller" in ended.stdout
     assert "on 50 test images of cifar100 (synthetic dataset" in ended.stdout
+    with monkeypatch.context() as patch:
+        patch.setattr("edkd.tools.eval.evaluate", interrupted)
+        stopped = run_script("eval", "-m", "resnet8", "-bs", "50", *where[:7])
+    assert (stopped.code, stopped.stdout) == (130, ended.stdout[: ended.stdout.index("accuracy")]), "said before"
     # students of the synthetic dataset are not taught by a network that never saw it
     networks = ["DISTILLER.TEACHER", "resnet8", "DISTILLER.STUDENT", "resnet8"]
     refused = run_script("train", "--cfg", KD, *networks, *where)

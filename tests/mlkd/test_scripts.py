@@ -93,6 +93,7 @@ def test_files_and_figures_of_a_run(run_script, where, ensemble, directory, pets
 def test_a_trial_never_sees_the_test_split(run_script, where, teachers, directory):
     ended = run_script("train", *where, *teachers, "-n", "student", "-e", "1", "--no-test")
     assert ended.code == 0, ended.stderr
+    assert ended.stdout.startswith(f"loading oxford-iiit and teacher {TEACHER} from models/a.pth\n")
     run = record(directory / "models/student")
     assert (run["status"], run["accuracy"], run["analysis"]) == ("done", None, None)
     assert run["validation"]["last"] >= 0

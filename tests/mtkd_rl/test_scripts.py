@@ -180,7 +180,11 @@ def test_milestones_move_with_the_epochs_unless_they_are_given(run_script, check
     assert rates[1] == pytest.approx([1e-3] * 2 + [1e-4] * 6)
 
 
-def test_evaluate(run_script, checkpoints, small):
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_evaluate(run_script, checkpoints, small, monkeypatch):
     assert run_script("train_student_avg", *STUDENT, "--epochs", "1", *small).code == 0
     run = only_run(checkpoints)
     before = snapshot(run)
@@ -190,6 +194,9 @@ def test_evaluate(run_script, checkpoints, small):
     assert "resnet8 on 32 test images of cifar100 (synthetic dataset" in ended.stdout
     assert f"accuracy {line['test/accuracy']:.4f}, top-5 {line['test/top5']:.4f}" in ended.stdout
     assert snapshot(run) == before
+    monkeypatch.setattr("mtkd_rl.student.evaluate", interrupted)
+    stopped = run_script("train_student_rl", *STUDENT, "-e", "--resume", run / "resnet8_best.pth.tar", *small)
+    assert (stopped.code, stopped.stdout) == (130, ended.stdout[: ended.stdout.index("accuracy")]), "said before"
 
 
 class TestResume:

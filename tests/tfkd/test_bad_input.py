@@ -539,6 +539,7 @@ def test_evaluation_that_cannot_write_its_result(workspace, call):
     ended = call(workspace.arguments(CNN), "tfkd.evaluate")
     assert ended.code == 2
     assert re.fullmatch(r"error: cannot write \S+/metrics_test_best.json \(Is a directory\); .*\n", ended.stderr)
+    assert re.fullmatch(r"cnn from \S+/best.pth.tar\non the 100 test images of .*:\n", ended.stdout), "said before"
 
 
 # --------------------------------------------------------------------------------------------------- processes

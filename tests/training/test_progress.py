@@ -1,8 +1,11 @@
-"""How much time is left, in words."""
+"""How much time is left, in words; and what a log says of batches where no terminal shows a bar."""
+
+import io
 
 import pytest
 
-from common.training.progress import TimeLeft, duration
+from common.training import progress as module
+from common.training.progress import TimeLeft, duration, progress
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,42 @@ def test_the_first_epoch_counts_only_where_it_is_alone():
     left.update(20)
     assert left.after(3) == ", 15 s left"
     assert left.after(4) == "", "nothing is left"
+
+
+class Clock:
+    """Each look at it is so many seconds later than the last one."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "show", "lines"),
+    [
+        (10, 9, True, ["title: 2 of 9 batches after 30 s", "title: 5 of 9 batches after 1 min"]),
+        (20, None, True, [f"title: {done} batches after {time}" for done, time in ((1, "40 s"), (3, "1 min"))]),
+        (3, 9, True, []),
+        (60, 9, False, []),
+    ],
+    ids=["every third", "of unknown number", "soon over", "another rank"],
+)
+def test_where_no_terminal_is_a_line_comes_every_thirty_seconds(monkeypatch, capsys, step, total, show, lines):
+    monkeypatch.setattr(module, "time", Clock(step))
+    items = range(total or 4)
+    assert list(progress(items, total, "title", show=show)) == list(items)
+    assert capsys.readouterr().err.splitlines()[:2] == lines
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_in_a_terminal_a_bar_is_drawn(monkeypatch, show):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    assert list(progress(range(3), 3, "title", show=show)) == [0, 1, 2]
+    assert ("title" in terminal.getvalue()) == show

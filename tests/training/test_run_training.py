@@ -140,6 +140,25 @@ def test_places_that_are_blocked_are_said_before_training(workspace, call, case)
     assert sorted(directory.iterdir()) == before
 
 
+def test_what_is_trained_is_said_before_its_teacher_is_evaluated(workspace):
+    workspace.experiment(BASELINE)
+    directory = workspace.experiment(SELF_TAUGHT_CNN)
+    assert workspace.run(BASELINE, *ONE, *TINY).code == 0
+    teacher = workspace.root / "experiments" / BASELINE / "best.pth.tar"
+    ended = workspace.run(SELF_TAUGHT_CNN, *ONE, *TINY, "--self_training")
+    assert ended.code == 0, ended
+    words = [
+        "SYNTHETIC DATA",
+        "cnn on cifar10",
+        "evaluating teacher cnn on 50 test images",
+        f"teacher cnn from {teacher}",
+    ]
+    places = [ended.stdout.index(each) for each in words]
+    assert places == sorted(places)
+    (described,) = record(directory)["teachers"]
+    assert f"{described['accuracy']:.2f}" in ended.stdout.splitlines()[3]
+
+
 def test_another_teacher_is_refused_and_recorded(workspace):
     workspace.experiment(BASELINE)
     directory = workspace.experiment(SELF_TAUGHT_CNN)

@@ -45,9 +45,17 @@ def teacher(tmp_path):
     return TeacherCheckpoint("net", tmp_path / "net.pth", "`train`")
 
 
-def measure(teacher, load, data, limit=None):
+def measure(teacher, load, data, limit=None, report=lambda message: None):
     batches = DeviceLoader(data.test, 5, Normalization((0.5,) * 3, (0.5,) * 3), RUNTIME.device, limit=limit)
-    return accuracy_of(teacher, load, data, "test", batches, RUNTIME)
+    return accuracy_of(teacher, load, data, "test", batches, RUNTIME, report)
+
+
+def test_it_is_said_before_it_is_measured(teacher, data):
+    said, load = [], Loads()
+    measure(teacher, lambda each: said.append("loaded") or load(each), data, report=said.append)
+    assert said == ["evaluating teacher net on 20 test images (remembered afterwards)", "loaded"]
+    measure(teacher, load, data, report=said.append)
+    assert len(said) == 2, "what is remembered takes no time"
 
 
 def test_it_is_measured_once_for_each_dataset_and_number_of_images(teacher, data):
