@@ -49,6 +49,11 @@ def mentioned(page) -> set[str]:
     return set(re.findall(r"`([\w/<>-]+)`", section(page, "Metrics")))
 
 
+def without_teacher(metric: str) -> str:
+    """A metric's name, with `<teacher>` for the name of one."""
+    return re.sub(r"(?<=_weight/).*", "<teacher>", metric)
+
+
 class TestTemplate:
     @pytest.mark.parametrize("page", PAGES, ids=by_name)
     def test_sections(self, page):
@@ -139,11 +144,13 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS, ids="-".join)
-def test_losses_are_explained(method):
+def test_losses_and_figures_of_an_epoch_are_explained(method):
     torch.manual_seed(0)
-    step = METHODS[method]()(torch.randn(N, 3, 32, 32), torch.arange(N) % K, torch.arange(N), 1)
+    built = METHODS[method]()
+    step = built(torch.randn(N, 3, 32, 32), torch.arange(N) % K, torch.arange(N), 1)
+    logged = {f"train/{name}" for name in (*step.losses, *map(without_teacher, built.epoch_metrics()))}
     for page in page_of(*method):
-        assert {f"train/{name}" for name in step.losses} <= mentioned(page), page.file.name
+        assert logged <= mentioned(page), page.file.name
 
 
 @pytest.mark.parametrize("kind", distiller_dict)
@@ -169,7 +176,7 @@ def test_every_metric_of_measured_runs_is_explained():
         record = json.loads(file.with_name("run.json").read_text())
         settings = record["settings"]
         names = json.loads(file.read_text().partition("\n")[0])
-        logged = {re.sub(r"(?<=_weight/).*", "<teacher>", name) for name in names}
+        logged = set(map(without_teacher, names))
         for page in page_of(record["paper"], settings.get("method") or settings["DISTILLER.TYPE"]):
             unexplained |= {(page.file.name, name) for name in logged - mentioned(page)}
     assert measured_runs()
