@@ -130,6 +130,15 @@ def test_page_and_style_speak_of_the_same_classes_and_colors(runs, tmp_path):
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) == light | {"--color"}
 
 
+def test_every_table_becomes_cards_in_narrow_windows(runs):
+    """Whose figures carry their columns' names; but for what a click unfolds."""
+    text = render_page(report(runs), runs)
+    assert "<h2>Budgets</h2>" in text
+    assert set(re.findall(r"<table[^>]*>", text)) == {'<table class="cells">'}
+    unlabeled = set(re.findall(r"<td(?![^>]*data-label)[^>]*>", text))
+    assert all(re.search(r'class="more"|colspan', tag) for tag in unlabeled)
+
+
 def test_links_lead_to_the_runs(runs, tmp_path):
     for directory in (runs, tmp_path / "elsewhere" / "deep"):
         page = Page(render_page(report(runs), directory))
