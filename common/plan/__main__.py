@@ -176,7 +176,7 @@ def list_cells(tables: Sequence[Table], tasks: Sequence[Task]) -> None:
             print(f"no run: {table.id} | {cell.row} | {cell.column}: {cell.missing}{why}")
 
 
-def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
+def dry_run(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int) -> None:
     """Print the commands in order, how far each is, what is missing, and how long the rest takes."""
     state = states(tasks)
     for number, task in enumerate(tasks, 1):
@@ -192,7 +192,7 @@ def dry_run(tasks: Sequence[Task], output: Path, experiments: Path) -> None:
             print(f"missing data: {dataset} in {directory} (it {way} when the plan starts)")
     for line in missing_networks(tasks, state):
         print(line)
-    print(estimate([task for task in tasks if state[task] is not State.DONE], output, experiments))
+    print(estimate([task for task in tasks if state[task] is not State.DONE], output, experiments, jobs))
 
 
 def missing_networks(tasks: Sequence[Task], state: Mapping[Task, State]) -> list[str]:
@@ -288,10 +288,15 @@ def search_and_report(args: argparse.Namespace, search: Search, executor: Execut
         sys.exit(1)
 
 
+def jobs_of(args: argparse.Namespace, budget: Budget) -> int:
+    """How many runs at a time on this machine."""
+    return args.jobs or min(budget.jobs, cpu_count())
+
+
 def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
     """The machines that the flags ask for."""
     if args.cluster is None:
-        return LocalExecutor(args.jobs or min(budget.jobs, cpu_count()))
+        return LocalExecutor(jobs_of(args, budget))
     from common.plan.cluster import RayExecutor
 
     return RayExecutor(args.cluster, jobs=args.jobs, cpus=args.cpus_per_run, gpus=args.gpus_per_run)
@@ -392,7 +397,7 @@ def main() -> None:
             print(describe(search))
         else:
             list_cells(tables, tasks)
-        dry_run(tasks, args.output, args.plan)
+        dry_run(tasks, args.output, args.plan, jobs_of(args, budget) if args.cluster is None else 1)
         return
     executor = make_executor(args, budget)
     print(f"at a time: {executor.jobs}")

@@ -32,13 +32,14 @@ GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.
 ENOUGH_BATCHES = 10  # an epoch, for its speed to mean something
 
 
-def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
+def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int = 1) -> str:
     """The hours that `tasks` take, in words, with the hardware that this holds for.
 
     Args:
         tasks: those that are to be done.
         output: directory of results.
         experiments: with `step_times.json`.
+        jobs: how many are to run at a time.
     """
     table = step_times(experiments)
     own, cache = own_rates(output), TeacherCache()
@@ -65,6 +66,8 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path) -> str:
     total = sum(hours.values())
     where = "this machine's CPU" if table["hardware"].startswith(f"{cpu_name()} (CPU)") else "a CPU"
     lines = [f"estimate of what remains, run after run, on {where}: {duration(total)}" + (papers and f" ({papers})")]
+    if jobs > 1 and hours:  # steps are measured with one thread each
+        lines.append(f"  {jobs} at a time, at best, where as many cores are free: {duration(total / jobs)}")
     if hours:
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}, and by finished runs in {output}")
         gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())

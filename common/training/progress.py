@@ -64,9 +64,9 @@ class TimeLeft:
 
     def after(self, finished: int) -> str:
         """What ends a line when so many epochs are finished: nothing as long as nothing is known, or is left."""
-        if self.epoch is None or finished >= self.epochs:
+        if (epoch := self.epoch) is None or finished >= self.epochs:
             return ""
-        return f", {duration((self.epochs - finished) * self.epoch)} left"
+        return f", {duration((self.epochs - finished) * epoch)} left"
 
 
 def duration(seconds: float) -> str:

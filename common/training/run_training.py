@@ -228,7 +228,7 @@ def _add_accuracies(spec: RunSpec, described: list[Teacher], runtime: Runtime, r
 
 
 def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool) -> list[str]:
-    messages = []
+    messages: list[str] = []
     for teacher, recorded in zip(spec.teachers, run.record.teachers, strict=True):
         measured = ""
         if "accuracy" in recorded and "accuracy_on" in recorded:

@@ -66,6 +66,14 @@ def test_finished_runs_of_any_budget_count_before_the_table(tmp_path, batches, r
     assert "never measured" not in text
 
 
+def test_several_at_a_time_are_faster_at_best_by_their_number(tmp_path):
+    write(tmp_path, [1.0], None)
+    hours = 3 * (50_000 + 10_000 / 3) / 1.0 / 3600
+    text = estimate([task(tmp_path)], tmp_path / "results", tmp_path, jobs=2)
+    assert f"\n  2 at a time, at best, where as many cores are free: {duration(hours / 2)}\n" in text
+    assert "at a time" not in estimate([task(tmp_path)], tmp_path / "results", tmp_path)
+
+
 def test_what_was_never_measured_is_said(tmp_path):
     write(tmp_path, [1.0], None)
     tasks = [task(tmp_path, experiment="new"), task(tmp_path, experiment="an evaluation", trains=False)]
