@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from common.command_line import REPOSITORY
@@ -46,5 +47,6 @@ def find_teacher(name: str, model_dir: Path, poorly_trained: bool = False) -> Te
         )
     record = run_beside(path)
     if poorly_trained and record is not None:
-        return TeacherCheckpoint(name, path, command, f"snapshot {file} of a run here", record.data.get("fingerprint"))
+        found = TeacherCheckpoint.of(name, path, command, record)
+        return dataclasses.replace(found, origin=f"snapshot {file} of a run here", accuracy=None, budget=None)
     return TeacherCheckpoint.of(name, path, command, record)

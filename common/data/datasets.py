@@ -144,9 +144,3 @@ class Dataset(Generic[Images]):
         if self.validation is not None:
             described["validation_images"] = len(self.validation)
         return described
-
-    def remarks_on(self, teacher: str, trained_on: str | None) -> list[str]:
-        """A warning for the log where a teacher was trained on other data than these, as far as that is known."""
-        if trained_on in (None, self.fingerprint):
-            return []
-        return [f"warning: {teacher} was trained on other data ({trained_on}) than the student will be"]

@@ -236,7 +236,7 @@ def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool)
         messages.append(f"teacher {teacher.name} from {teacher.path} ({teacher.origin}){measured}")
     mine = spec.budget.epochs, spec.budget.published_epochs, spec.budget.batches
     messages += [line for teacher in spec.teachers for line in teacher.remarks_on_budget(*mine)]
-    messages += [line for t in spec.teachers for line in spec.data.remarks_on(f"teacher {t.name}", t.trained_on)]
+    messages += [line for teacher in spec.teachers for line in teacher.remarks_on_data(spec.data.fingerprint)]
     messages += [*spec.data.messages, *spec.method.messages, *spec.messages]
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")

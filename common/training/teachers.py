@@ -28,6 +28,7 @@ class TeacherCheckpoint:
         trained_on: fingerprint of the data that it was trained on, where that is known.
         accuracy: in percent on the whole test set, by the run that left it.
         budget: of that run, as its record has it.
+        data: the name and content of `trained_on`, in words.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TeacherCheckpoint:
     trained_on: str | None = None
     accuracy: float | None = None
     budget: Mapping[str, Any] | None = None
+    data: str | None = None
 
     @classmethod
     def of(
@@ -52,7 +54,8 @@ class TeacherCheckpoint:
         whole = record.settings.get("limit_eval_batches") is None
         accuracy = (record.accuracy or {}).get(figure) if whole else None
         origin = origin_of(record, figure)
-        return cls(name, path, command, origin, record.data["fingerprint"], accuracy, record.budget)
+        data = ", ".join(filter(None, [record.data.get("name"), record.data["content"]]))
+        return cls(name, path, command, origin, record.data["fingerprint"], accuracy, record.budget, data)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -97,6 +100,17 @@ class TeacherCheckpoint:
         length = f"{own[0]} of {own[1]} epochs" + (f" of at most {limit} batches" if limit is not None else "")
         mine = f"{epochs} of {published_epochs}" + (f" of at most {batches} batches" if batches is not None else "")
         return [f"warning: teacher {self.name} was trained for {length} only, and the student will be for {mine}"]
+
+    def remarks_on_data(self, fingerprint: str) -> list[str]:
+        """A warning where it was trained on other data than its student's, as far as that is known.
+
+        Args:
+            fingerprint: of the student's data.
+        """
+        if self.trained_on in (None, fingerprint):
+            return []
+        words = f"{self.data}, fingerprint {self.trained_on}" if self.data else self.trained_on
+        return [f"warning: teacher {self.name} was trained on other data ({words}) than the student will be"]
 
     def describe(self) -> Teacher:
         """What a run's record says about its teacher."""

@@ -297,7 +297,8 @@ class TestTeachers:
         ended = run_script("train_student_avg", *STUDENT, "--epochs", "1", *small)
         assert ended.code == 0
         assert ended.stdout.count("warning:") == 1
-        assert "warning: teacher resnet8 was trained on other data (other)" in ended.stdout
+        words = "cifar100, synthetic dataset (common.data.synthetic), not the real data, fingerprint other"
+        assert f"warning: teacher resnet8 was trained on other data ({words})" in ended.stdout
 
     def test_a_checkpoint_directory_of_ones_own(self, run_script, trained, small, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -264,7 +264,7 @@ def test_a_teacher_of_other_data_is_remarked(workspace):
     workspace.experiment(SELF_TAUGHT_CNN)
     assert workspace.run(BASELINE, *ONE, "--num_class", "150").code == 0
     ended = workspace.run(SELF_TAUGHT_CNN, *ONE, "--num_class", "150")
-    assert "warning: teacher cnn was trained on other data" in ended.stdout
+    assert "warning: teacher cnn was trained on other data (cifar100, synthetic dataset" in ended.stdout
 
 
 def test_double_training_starts_from_the_trained_baseline(workspace):

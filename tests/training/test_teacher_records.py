@@ -90,6 +90,22 @@ def test_what_its_run_says_is_not_measured_unless_that_was_on_other_data(teacher
 
 
 @pytest.mark.parametrize(
+    ("trained_on", "words", "warning"),
+    [
+        (None, None, None),
+        ("same", "cifar100, real", None),
+        ("other", "cifar10, synthetic", "trained on other data (cifar10, synthetic, fingerprint other) than"),
+        ("other", None, "trained on other data (other) than"),
+    ],
+)
+def test_a_teacher_of_other_data_is_warned_of_in_words(teacher, trained_on, words, warning):
+    remarks = TeacherCheckpoint("net", teacher.path, "`train`", trained_on=trained_on, data=words).remarks_on_data(
+        "same"
+    )
+    assert [warning in remark for remark in remarks] == ([True] if warning else [])
+
+
+@pytest.mark.parametrize(
     ("budget", "student", "warning"),
     [
         (
