@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all checks: ruff, basedpyright, then the tests. Arguments go to pytest: ./run_tests.sh -m "not slow"
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/scripts/environment.sh" # through links, too
 cd "$repository"
 find_environment packages || make_environment
 if ! "$PYTHON" -c 'import basedpyright, pytest, ruff, torchmetrics, xdist' 2>/dev/null; then

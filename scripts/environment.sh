@@ -1,7 +1,7 @@
 # Sourced by run_all.sh and run_tests.sh: finds, or makes, a Python that has what the repository needs, as PYTHON.
 # KD_ENVIRONMENT names another directory than .venv for the virtual environment that is made.
 
-repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+repository="$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
 environment="${KD_ENVIRONMENT:-$repository/.venv}"
 manager="$repository/scripts/environment.py"
 

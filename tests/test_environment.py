@@ -64,6 +64,19 @@ def test_wrong_flags_are_said_before_anything_is_installed(bare):
     assert ended.stderr.startswith("error: argument --seeds: a is not a list of different seeds")
 
 
+def test_it_is_called_as_it_was_typed(bare, tmp_path):
+    """From another directory, through a link, and where `cd` prints because of CDPATH."""
+    ended = run_all({**bare, "CDPATH": str(REPOSITORY.parent)}, "--seeds", "a")
+    assert ended.stderr.endswith(f"(see {REPOSITORY}/run_all.sh --help)\n")
+    (tmp_path / "link").symlink_to(REPOSITORY / "run_all.sh")
+    command = [tmp_path / "link", "--version"]
+    linked = subprocess.run(command, env=bare, capture_output=True, text=True)
+    assert (linked.returncode, linked.stderr) == (0, "")
+    command, surroundings = [f"{REPOSITORY.name}/run_all.sh", "--version"], {**bare, "CDPATH": str(REPOSITORY.parent)}
+    ended = subprocess.run(["bash", *command], env=surroundings, cwd=REPOSITORY.parent, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", linked.stdout)
+
+
 def test_other_runs_install_first(bare):
     ended = run_all(bare, "--quick")
     assert (ended.returncode, ended.stdout) == (9, "would install\n")
@@ -106,8 +119,9 @@ PIP_SAID = {
 
 
 @pytest.mark.parametrize("case", PIP_SAID)
-def test_what_pip_says_becomes_one_line(case, manager, tmp_path):
+def test_what_pip_says_becomes_one_line(case, manager, tmp_path, monkeypatch):
     said, expected = PIP_SAID[case]
+    monkeypatch.setattr(manager.tempfile, "tempdir", str(tmp_path))  # of the file that keeps all of it
     (tmp_path / "said").write_text(said)
     python = executable(tmp_path / "python", f"cat {tmp_path / 'said'}; exit 1")
     with pytest.raises(SystemExit) as error:

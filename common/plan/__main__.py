@@ -94,7 +94,9 @@ def _version() -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(
-        prog="python -m common.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=os.environ.get("KD_COMMAND", "python -m common.plan"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     budgets = "paper (as published, the default), tenth, small, trial or smoke"
