@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,16 @@ def open_experiment(path: str) -> tuple[Path, Params]:
         UserError: no such directory, or no valid params.json in it.
     """
     model_dir = resolve_path(path, PAPER)
-    if not model_dir.is_dir():
+    file = model_dir / "params.json"
+    if not os.path.lexists(file):
         names = [
             str(file.parent.relative_to(REPOSITORY))
             for file in REPOSITORY.glob("experiments/*_experiments/**/params.json")
         ]
         hint = nearest(path.rstrip("/"), names, f"find {REPOSITORY / 'experiments'} -name params.json")
-        raise UserError(
-            f"no directory {path} here, in {PAPER}/ or in the repository: --model_dir must hold params.json; {hint}"
-        )
-    file = model_dir / "params.json"
+        absent = f"no directory {path} here, in {PAPER}/ or in the repository"
+        problem = f"{model_dir} has no params.json" if model_dir.is_dir() else absent
+        raise UserError(f"{problem}: --model_dir must hold params.json; {hint}")
     params = read_params(file)
     for name in (params.student, *([params.teacher] if params.has_teacher else [])):
         try:

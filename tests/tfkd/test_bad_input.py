@@ -163,7 +163,10 @@ class TestModelDirectory:
 
     def test_without_params(self, script, refused, workspace):
         (workspace.experiment(CNN) / "params.json").unlink()
-        assert "params.json (No such file or directory)" in refused(workspace.arguments(CNN), script)
+        message = refused(workspace.arguments(CNN), script)
+        assert (
+            f"{CNN} has no params.json: --model_dir must hold params.json; did you mean 'experiments/{CNN}'?" in message
+        )
 
     @pytest.mark.parametrize("content", [b"", b"{", b"model_version: cnn", b"\xff\xfe\x00", b"[" * 100_000])
     def test_not_json(self, content, script, refused, workspace):
