@@ -47,7 +47,7 @@ from mtkd_rl.experiment import (
     start_processes,
 )
 from mtkd_rl.multi_teacher import MultiTeacher, Options
-from mtkd_rl.student_flags import DATA, DIST_URL, LATEST, NAMED
+from mtkd_rl.student_flags import ARCH, DATA, DIST_URL, LATEST, NAMED
 from mtkd_rl.teachers import find_teacher, load_teacher
 
 MOMENTUM = 0.9  # a literal of the published code
@@ -91,6 +91,11 @@ def run_student(
     """
     if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
+    if args.arch == ARCH:
+        raise UserError(
+            f"--arch is needed: its published default, {ARCH}, is no network here; `python -m common.models mtkd_rl` "
+            "lists all"
+        )
     require_networks([args.arch], "--arch")
     require_networks(args.teacher_name_list, "--teacher-name-list")
     if args.gpu is not None:

@@ -22,6 +22,7 @@ from mtkd_rl.experiment import (
 from mtkd_rl.losses import FEATURE_LOSSES
 
 DATA = "imagenet"  # published default of --data, although the data are CIFAR-100
+ARCH = "resnet18_imagenet"  # published default of --arch, which is none of its networks
 DIST_URL = "tcp://224.66.41.62:23456"
 LATEST = "latest run"  # what --resume means without a path
 
@@ -42,7 +43,7 @@ def student_parser(description: str | None) -> ArgumentParser:
     """The flags of both scripts."""
     parser = make_parser(description)
     add = parser.add_argument
-    add("-a", "--arch", default="resnet18_imagenet", help="student")
+    add("-a", "--arch", default=ARCH, help="student")
     add("--teacher-name-list", nargs="+", default=["resnet32x4", "wrn_28_4"], help="trained teachers (see setting.py)")
     add("--dataset", choices=DATASETS, default="cifar100", help="published with CIFAR-100's images whatever it said")
     add("--data", nargs="?", default=DATA, help="directory of datasets; the published default means --data-dir")

@@ -333,7 +333,7 @@ def test_other_data_sets(dataset, run_script, small, tmp_path, monkeypatch):
 
 BAD = {
     "unknown student": (["--arch", "resnet9"], "--arch: unknown model 'resnet9'"),
-    "published default student": (["--arch", "resnet18_imagenet"], "--arch: unknown model 'resnet18_imagenet'"),
+    "published default student": (["--arch", "resnet18_imagenet"], "--arch is needed: its published default"),
     "unknown teacher": (["--teacher-name-list", "resnet8", "wrn_9"], "--teacher-name-list: unknown model 'wrn_9'"),
     "teacher twice": (["--teacher-name-list", "resnet8", "resnet8"], "names a teacher twice"),
     "one teacher": (["--teacher-name-list", "resnet8"], "name at least two"),
