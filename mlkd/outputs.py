@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from common.errors import UserError
+from common.run_record import NAME, read_record
 from common.training.checkpoints import CheckpointFiles, save_checkpoint
 from common.training.engine import Trainer
 from common.training.runs import RunFiles, write_json
@@ -54,7 +57,7 @@ class NetworkFiles:
     def run_files(self) -> RunFiles:
         """All of them."""
         models = self.directory.parent
-        snapshots = [file for file in models.glob("*.pth") if file.name.startswith(f"{self.name}_e_")]
+        snapshots = [file for file in models.glob("*.pth") if self._is_snapshot(file)]
         return RunFiles(
             self.directory,
             CheckpointFiles(last=self.directory / "last.pth.tar", best=None),
@@ -62,6 +65,36 @@ class NetworkFiles:
             log=self.directory / "train.log",
             others=(self.network, self.history, *snapshots),
         )
+
+    def _is_snapshot(self, file: Path) -> bool:
+        """Whether a file is a snapshot of this run by its name, and not the network of a run that is called so."""
+        return _parts(file.stem)[0] == self.name and not (file.with_suffix("") / NAME).is_file()
+
+    def require_own(self, epochs: int, every: int) -> None:
+        """Check that no snapshot of one run goes by the name of another's network.
+
+        Args:
+            epochs: of this run.
+            every: so many of them there is a snapshot.
+
+        Raises:
+            UserError: a snapshot of this run would be another run's network, or its network another's snapshot.
+        """
+        for other in sorted(record.parent for record in self.directory.parent.glob(f"*/{NAME}")):
+            run, number = _parts(other.name)
+            if run == self.name and number <= epochs and number % every == 0:
+                raise UserError(
+                    f"--name {self.name}: a snapshot would take the place of {self.snapshot(number)}, the network of "
+                    f"the run {other.name}; give another name or --save-frequency"
+                )
+        run, number = _parts(self.name)
+        if not number or (self.directory / NAME).is_file():
+            return
+        other = read_record(self.directory.with_name(run))
+        if other is not None and (self.network.is_file() or not other.done):
+            raise UserError(
+                f"--name {self.name}: {self.network} is the name of a snapshot of the run {run}; give another name"
+            )
 
     def save_networks(self, trainer: Trainer, is_best: bool, every: int) -> None:
         """Write the networks that are due after an epoch."""
@@ -80,3 +113,9 @@ class NetworkFiles:
             "valid_acc": [line["validation/accuracy"] / 100 for line in lines],
         }
         write_json(self.history, {"distil": columns})
+
+
+def _parts(stem: str) -> tuple[str, int]:
+    """Name of the run and number of epochs in the name of a snapshot; no name and 0 where it is none."""
+    found = re.fullmatch(r"(.+)_e_([1-9][0-9]{0,17})", stem)
+    return (found[1], int(found[2])) if found else ("", 0)

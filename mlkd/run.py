@@ -71,6 +71,9 @@ def make_spec(
         after_epoch: called on the main process.
         report: makes of the test accuracies of the chosen and of the last network details of the record; called on the
             main process.
+
+    Raises:
+        UserError: networks of this run and of another would have one name.
     """
 
     def write(trainer: Trainer, run: RunDirectory, metrics: dict[str, float], is_best: bool) -> None:
@@ -91,6 +94,7 @@ def make_spec(
         details = {**run.record.details, **report(best, last, run)}
         return {"accuracy": {**accuracy, "selected_by_validation": best["final"]}, "details": details}
 
+    files.require_own(args.epochs, args.save_frequency)
     batch_size = args.batch_size * runtime.world_size
     return RunSpec(
         paper=PAPER,

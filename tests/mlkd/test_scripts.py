@@ -349,6 +349,38 @@ def test_bad_input_of_the_other_scripts(run_script, where, directory):
     assert not list(directory.iterdir())
 
 
+FINE_TUNING = ["--model", "mobilenetv3_small_050", "--no-pretrained", "-e", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_snapshot_never_takes_the_place_of_another_run_s_network(overwrite, run_script, where, directory):
+    assert run_script("train_teacher", *FINE_TUNING, *where, "-n", "res_e_1").code == 0
+    before = snapshot(directory)
+    ended = run_script("train_teacher", *FINE_TUNING, *where, "-n", "res", "-s", "1", *overwrite)
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "res_e_1.pth, the network of the run res_e_1; give another name" in ended.stderr
+    assert snapshot(directory) == before
+    assert run_script("train_teacher", *FINE_TUNING, *where, "-n", "res").code == 0
+    after = snapshot(directory)
+    assert {name: after[name] for name in before} == before, "with other snapshots it is nobody's"
+
+
+@pytest.mark.slow
+def test_a_network_never_takes_the_place_of_another_run_s_snapshot(run_script, where, directory):
+    assert run_script("train_teacher", *FINE_TUNING, *where, "-n", "res", "-s", "1").code == 0
+    (directory / "models/res_e_2 (copy).pth").write_bytes(b"mine")
+    before = snapshot(directory)
+    ended = run_script("train_teacher", *FINE_TUNING, *where, "-n", "res_e_1", "--overwrite")
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "res_e_1.pth is the name of a snapshot of the run res; give another name" in ended.stderr
+    assert snapshot(directory) == before
+    assert run_script("train_teacher", *FINE_TUNING, *where, "-n", "res", "-s", "1", "--overwrite").code == 0
+    (kept,) = (directory / "models/res/set_aside").iterdir()
+    assert (kept / "res_e_1.pth").read_bytes() == before["models/res_e_1.pth"]
+    assert (directory / "models/res_e_2 (copy).pth").read_bytes() == b"mine"
+
+
 def test_a_file_where_networks_should_go(run_script, where, directory):
     (directory / "models").write_text("mine")
     ended = run_script("train_teacher", "--model", "test_resnet", "--no-pretrained", "-n", "a", *where, "-e", "1")
