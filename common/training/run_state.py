@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.errors import UserError, is_out_of_memory
 from common.run_record import split_teacher_files
-from common.training.checkpoints import CheckpointFiles, apply_weights, load_checkpoint, model_weights, save_checkpoint
+from common.training.checkpoints import CheckpointFiles, load_checkpoint, save_checkpoint
 from common.training.saved_state import (
     MismatchError,
     is_empty,
@@ -106,7 +106,7 @@ class RunState:
         content = load_checkpoint(self.files.last, self.step.runtime.device)
         try:
             state = content["training"]
-            remarks = self._require_same_settings(state["settings"])
+            remarks = self._require_same_settings(state["settings"], self.files.last)
             selection = self._check(content, remarks)
             remarks += self._require_same_past(state, iterations)
             # teachers stay as they were loaded
@@ -130,20 +130,19 @@ class RunState:
         """Within it the method is what a checkpoint of this run says, on all ranks; afterwards what it was before.
 
         Raises:
-            UserError: a checkpoint that is absent, damaged, or of another network.
+            UserError: as of `require_best`.
         """
         before = copy.deepcopy(self._trained_state())
         if self.step.runtime.is_main:
             try:
-                content = load_checkpoint(file, self.step.runtime.device)
+                content = self.require_best(file)
             except UserError as error:
                 how = "it was this run's: put it back and --resume, or start again with --overwrite"
                 raise UserError(f"{error}; {how}") from error
-            state = content.get("training", {}).get("weights")
-            if state is None:
-                apply_weights(self.method.student, model_weights(content, file), file, "the student")
+            if file == self.files.best:
+                self.method.load_state_dict({**self.method.state_dict(), **content["training"]["weights"]})
             else:
-                self.method.load_state_dict({**self.method.state_dict(), **state})
+                self.method.student.load_state_dict(content)
         if self.step.runtime.distributed:
             for value in self._trained_state().values():
                 if isinstance(value, Tensor):
@@ -152,6 +151,35 @@ class RunState:
             yield
         finally:
             self.method.load_state_dict({**self.method.state_dict(), **before})
+
+    def require_best(self, file: Path, *, repeated: bool = False) -> dict[str, Any]:
+        """The checkpoint of the best epoch, as this run has written it.
+
+        Args:
+            file: `files.best`, or where the run's script keeps the student's weights alone, of which no more is known
+                than that they fit.
+            repeated: whether the next epoch, which the run was killed after, may have written it as well.
+
+        Raises:
+            UserError: a checkpoint that is absent, damaged, or of another network, run or epoch.
+        """
+        content = load_checkpoint(file, self.step.runtime.device)
+        try:
+            if file != self.files.best:
+                require_weights(content, self.method.student.state_dict(), "checkpoint")
+                return content
+            state = content["training"]
+            self._require_same_settings(state["settings"], file)
+            require_weights(state["weights"], self._expected_weights(state["weights"], []), "training.weights")
+            epoch = self.selection.best_epoch + 1
+            if content["epoch"] not in (epoch, self.epochs_done + 1 if repeated else epoch):
+                raise MismatchError(f"it is of epoch {content['epoch']!r:.40}, not {epoch}")
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            why = f" ({error})" if isinstance(error, MismatchError) else ""
+            raise UserError(f"{file} is not what this run has written after its best epoch{why}") from error
+        return content
 
     def restore_optimizer(self, checkpoint: dict[str, Any]) -> None:
         """Take the optimizer's state from a checkpoint and begin at epoch 0 all the same.
@@ -166,12 +194,12 @@ class RunState:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError("the restored checkpoint has no optimizer state that fits this model") from error
 
-    def _require_same_settings(self, saved: dict[str, Any]) -> list[str]:
+    def _require_same_settings(self, saved: dict[str, Any], file: Path) -> list[str]:
         """Returns:
             What a person should know.
 
         Raises:
-            UserError: the checkpoint is of a run with other settings.
+            UserError: the checkpoint in `file` is of a run with other settings.
         """
         saved, teachers = split_teacher_files(saved)
         own, own_teachers = split_teacher_files(self.settings)
@@ -181,14 +209,14 @@ class RunState:
         for key in compared:
             if (before := saved.get(key)) != (now := own.get(key)):
                 raise UserError(
-                    f"{self.files.last} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
+                    f"{file} belongs to a run {_with(key, before)}, not {_with(key, now)}: give the "
                     "same settings, or start again without --resume"
                 )
         if own_teachers and not teachers:  # Tf-KD's of before they held it
             return ["warning: the checkpoint does not say by which teacher's weights it was taught"]
         if teachers != own_teachers:
             raise UserError(
-                f"{self.files.last} belongs to a run with other teachers' weights (digests {', '.join(teachers)}, not "
+                f"{file} belongs to a run with other teachers' weights (digests {', '.join(teachers)}, not "
                 f"{', '.join(own_teachers)}): give the same teachers, or start again without --resume"
             )
         return []
@@ -230,12 +258,7 @@ class RunState:
         if type(epoch) is not int or not 1 <= epoch <= epochs:
             raise MismatchError(f"it says that {epoch!r:.40} of {epochs} epochs are finished")
         require_keys(state, own["training"], "training")
-        expected = own["training"]["weights"]
-        if (extra := "_extra_state") in expected and extra not in state["weights"] and is_empty(expected[extra]):
-            # of before the method kept anything besides tensors
-            expected = {key: value for key, value in expected.items() if key != extra}
-            remarks.append("warning: the checkpoint has nothing but tensors: what else the method learns starts again")
-        require_weights(state["weights"], expected, "training.weights")
+        require_weights(state["weights"], self._expected_weights(state["weights"], remarks), "training.weights")
         require_weights(content[self.files.weights_key], own[self.files.weights_key], self.files.weights_key)
         optimizer = content[self.files.optimizer_key]
         require_keys(optimizer, {"state": None, "param_groups": None}, "optimizer")
@@ -254,6 +277,14 @@ class RunState:
         if self.files.accuracy_key and content[self.files.accuracy_key] != selection.best:
             raise MismatchError(f"'{self.files.accuracy_key}' is not the best accuracy of its history")
         return selection
+
+    def _expected_weights(self, saved: Any, remarks: list[str]) -> dict[str, Any]:
+        """What the method's saved state is held against; an older one had nothing but tensors, which is remarked."""
+        expected = self._trained_state()
+        if (extra := "_extra_state") in expected and extra not in saved and is_empty(expected[extra]):
+            remarks.append("warning: the checkpoint has nothing but tensors: what else the method learns starts again")
+            return {key: value for key, value in expected.items() if key != extra}
+        return expected
 
     def _check_optimizer(self, state: Any, weights: dict[str, Any] | None) -> None:
         """Whether the optimizer can have had this state.

@@ -17,11 +17,11 @@ from torch import nn
 from common.data import BatchLoader, Dataset
 from common.errors import UserError
 from common.run_record import Limits, RunRecord, Segment, Teacher, read_record
-from common.training.checkpoints import load_checkpoint
 from common.training.engine import Loaders, Trainer
 from common.training.final_analysis import Extension, analyze_run
 from common.training.method import Method
 from common.training.remember_teachers import remember_teachers
+from common.training.run_state import RunState
 from common.training.runs import RunDirectory, RunFiles
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
@@ -240,14 +240,15 @@ def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool)
     messages += [*spec.data.messages, *spec.method.messages, *spec.messages]
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")
-        messages += _remarks_on_best(spec.best_file, trainer.state.selection.best_epoch)
+        messages += _remarks_on_best(spec.best_file, trainer.state)
     return messages
 
 
-def _remarks_on_best(file: Path | None, epoch: int) -> list[str]:
+def _remarks_on_best(file: Path | None, state: RunState) -> list[str]:
+    epoch = state.selection.best_epoch
     try:
         if file is not None and epoch >= 0:
-            load_checkpoint(file)
+            state.require_best(file, repeated=True)
     except UserError as error:
         return [f"warning: {error}: the network of the best epoch, {epoch + 1}, is lost unless a later one is as good"]
     return []

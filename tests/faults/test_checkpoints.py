@@ -240,6 +240,63 @@ def test_other_state_of_dot_is_not_resumed(tmp_path):
         built(tmp_path, "DOT", epochs=1).resume()
 
 
+# ------------------------------------------------------------------------------------------------ the best epoch's
+
+# what is done to the checkpoint of the best epoch -> what the message says
+BEST: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "no weights": (lambda c: c["training"].update(weights={}), "'training.weights' lacks"),
+    "weights that are a list": (lambda c: c["training"].update(weights=[1]), "'training.weights' is a list"),
+    "weights that are a number": (lambda c: c["training"].update(weights=1), "has written"),
+    "a renamed weight": (lambda c: renamed(weights(c), WEIGHT), f"lacks '{WEIGHT}'"),
+    "another width": (lambda c: changed(weights(c), WEIGHT, lambda w: w[:1]), r"is \[1, 12\], not \[4, 12\]"),
+    "nan": (lambda c: changed(weights(c), WEIGHT, lambda w: one(w.clone(), math.nan)), f"{WEIGHT}' is not finite"),
+    "training that is a list": (lambda c: c.update(training=[1]), "has written"),
+    "no training": (lambda c: c.pop("training"), "has written"),
+    "bare weights": (lambda c: [c.pop(key) for key in list(c) if key != "state_dict"], "has written"),
+    "no settings": (lambda c: c["training"].pop("settings"), "has written"),
+    "settings that are a list": (lambda c: c["training"].update(settings=[1]), "has written"),
+    "another run's": (lambda c: c["training"]["settings"].update(a=2), "belongs to a run with a = 2, not with a = 1"),
+    "another epoch's": (lambda c: c.update(epoch=c["epoch"] + 7), "it is of epoch"),
+    "no epoch": (lambda c: c.pop("epoch"), "has written"),
+}
+
+
+def bare(content: dict) -> dict:
+    """The student's weights, as a script writes them that keeps the best epoch's itself."""
+    return {name.removeprefix("student."): value for name, value in weights(content).items() if "student." in name}
+
+
+# the same of a file with the student's weights alone
+BARE: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "empty": (lambda c: c.clear(), "'checkpoint' lacks"),
+    "a renamed weight": (lambda c: renamed(c, "1.weight"), "'checkpoint' lacks '1.weight'"),
+    "another width": (lambda c: changed(c, "1.weight", lambda w: w[:1]), r"is \[1, 12\], not \[4, 12\]"),
+    "nan": (lambda c: changed(c, "1.weight", lambda w: one(w.clone(), math.nan)), "'checkpoint.1.weight' is not"),
+    "no tensor": (lambda c: changed(c, "1.weight", Tensor.tolist), "is not a dense tensor"),
+    "training that is a list": (lambda c: c.update(training=[1]), "'checkpoint' has 'training'"),
+}
+
+
+@pytest.mark.parametrize(("kind", "case"), [*(("whole", c) for c in BEST), *(("bare", c) for c in BARE)])
+def test_another_checkpoint_of_the_best_epoch_is_not_used(kind, case, tmp_path):
+    training = built(tmp_path)
+    training.fit(run_directory(tmp_path))
+    file = tmp_path / ("best" if kind == "whole" else "student_best")
+    content = load_checkpoint(tmp_path / "best")
+    if kind == "bare":
+        content = bare(content)
+    torch.save(content, file)
+    with training.state.weights_from(file):
+        pass
+    change, message = (BEST if kind == "whole" else BARE)[case]
+    change(content)
+    torch.save(content, file)
+    before = copy.deepcopy(training.method.state_dict())
+    with pytest.raises(UserError, match=message), training.state.weights_from(file):
+        pass
+    assert same(before, training.method.state_dict())
+
+
 # ---------------------------------------------------------------------------------------------------------- bits
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.processes import (
     CNN,
@@ -259,12 +260,19 @@ def held() -> None:
     before_call("common.training.training_step.TrainingStep.__call__", 9, wait)
 
 
-@pytest.mark.parametrize("content", [None, b"half of it"])
+@pytest.mark.parametrize("content", [None, b"half of it", "of another run"])
 def test_a_lost_best_checkpoint_is_said(content, workspace, call):
     directory = workspace.experiment(CNN)
     assert call(workspace.arguments(CNN, *TWO, "--stop-after", "1")).code == 0
     best = directory / "best.pth.tar"
-    best.write_bytes(content) if content else best.unlink()
+    if content is None:
+        best.unlink()
+    elif isinstance(content, bytes):
+        best.write_bytes(content)
+    else:
+        found = checkpoint(best)
+        found["training"]["settings"]["seed"] = 1
+        torch.save(found, best)
     ended = call(workspace.arguments(CNN, *TWO, "--resume"))
     assert ended.code == 0, ended.stderr
     assert re.search(r"warning: .*best.pth.tar.*: the network of the best epoch, 1, is lost unless a", ended.stdout)
