@@ -25,6 +25,11 @@ from mlkd.data import SEED, SplitLoader, add_data_flags, load_data, make_batches
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
 
+# flags of training alone
+MEANINGLESS = (
+    *("--compile", "--plain", "--no-graphs", "--resume", "--overwrite", "--stop-after"),
+    *("--teacher-cache", "--teacher-cache-limit"),
+)
 ACCUMULATED = 128  # images whose gradients are summed before an update, as published
 
 
@@ -47,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
         default="sum",
         help="weights of a sum as published, or of the ensemble's mean",
     )
-    add_runtime_flags(parser, without=("--compile", "--plain", "--no-graphs", "--resume"))
+    add_runtime_flags(parser, without=MEANINGLESS)
     parser.set_defaults(seed=SEED)
     return parser.parse_args()
 

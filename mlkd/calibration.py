@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import TrainingError
+
 Form = Literal["sum", "mean"]
 
 
@@ -62,6 +64,9 @@ def calibrate(
 
     Returns:
         The weights, and the loss of each batch in each epoch.
+
+    Raises:
+        TrainingError: weights that are not finite.
     """
     weights = weights.clone().requires_grad_(True)
     optimizer = torch.optim.AdamW([weights])
@@ -74,4 +79,6 @@ def calibrate(
             if number % accumulation_steps == 0 or number == len(batches):
                 optimizer.step()
                 optimizer.zero_grad()
+    if not bool(weights.isfinite().all()):
+        raise TrainingError("the weights are not finite after fitting, maybe because the logits of a member are not")
     return weights.detach(), torch.stack(losses).tolist()

@@ -29,8 +29,19 @@ from common.training.checkpoints import CheckpointFiles, write_atomically
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, readable by people."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+    """Write JSON atomically, readable by people.
+
+    Raises:
+        UserError: it cannot be written.
+        TrainingError: there is no room for it, or it has a number that is not finite, which JSON does not know.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise TrainingError(
+            f"cannot write {path} (a number is not finite); what was there before is untouched"
+        ) from error
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
 
 
 def _script() -> str:

@@ -16,6 +16,7 @@ from common.data import DeviceLoader, ImageArrays, Normalization
 from common.data.image_files import ImageFileLoader, ImageFiles
 from common.errors import TrainingError, UserError
 from common.training.method import Method, StepOutput
+from common.training.runs import write_json
 from edkd.distillers.RKD import rkd_loss
 from mlkd.upscaled import UpscaledLoader
 from mtkd_rl.methods import AGENT_LOSSES, Agent, State, Transition, standardize
@@ -231,3 +232,17 @@ def test_the_log_says_once_what_is_left_out(count, limit, said, tmp_path, capsys
 def test_losses_between_samples_have_a_value_for_the_smallest_batch():
     features = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     assert rkd_loss(features, features.flip(1), distance_weight=25.0, angle_weight=50.0).isfinite()
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_file_of_numbers_that_are_not_finite_is_not_written(value, tmp_path):
+    """JSON has no such numbers, and nothing here would read them again."""
+    write_json(tmp_path / "x.json", {"weights": [1.0]})
+    with pytest.raises(TrainingError, match=r"cannot write .*x\.json \(a number is not finite\)"):
+        write_json(tmp_path / "x.json", {"weights": [1.0, value]})
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "x.json": '{\n  "weights": [\n    1.0\n  ]\n}\n'
+    }

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from common.training.runtime import Runtime
-from mlkd.calibrate import MemberLogits
+from mlkd.calibrate import MEANINGLESS, MemberLogits
 from mlkd.calibration import first_weights
 from mlkd.data import load_data, part_batches
 from mlkd.exits import accuracies
@@ -186,6 +186,24 @@ def test_calibration_as_published(run_script, where, ensemble, monkeypatch):
     assert [len(images) for images in seen] == [6] + [1] + [6] * 6  # seven validation images, then three epochs
     assert not torch.equal(seen[2], seen[4])
     assert not torch.equal(seen[4], seen[6])
+
+
+@pytest.mark.parametrize("fit_on", ["train", "validation"])
+def test_calibration_of_a_member_that_overflows_leaves_the_file(fit_on, run_script, where, ensemble, directory):
+    weights = checkpoint(directory / "models/b.pth")
+    torch.save({**weights, "fc.weight": 3e38 * weights["fc.weight"].sign()}, directory / "models/b.pth")
+    before = snapshot(directory)
+    ended = run_script("calibrate", "--ensemble", ensemble.name, *where, "-e", "1", "--fit-on", fit_on)
+    assert (ended.code, ended.stderr.count("\n")) == (1, 1)
+    assert "the weights are not finite after fitting" in ended.stderr
+    assert snapshot(directory) == before
+
+
+@pytest.mark.parametrize("flag", MEANINGLESS)
+def test_calibration_has_no_flags_without_meaning(flag, run_script, where):
+    ended = run_script("calibrate", "--ensemble", "config.json", *where, flag)
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert f"unrecognized arguments: {flag}" in ended.stderr
 
 
 @pytest.mark.slow
