@@ -15,7 +15,7 @@ from common.data import Dataset, DeviceLoader, ImageArrays, Normalization, load_
 from common.data.datasets import describe_provenance
 from common.data.flags import DATA_DIR, add_directory_flag, add_skip_flag, check_nonempty, require_asked_for
 from common.data.image_files import CROP, RESIZED, ImageFileLoader, ImageFiles
-from common.data.images import describe_ignored, fingerprint, list_images, without_bad
+from common.data.images import describe_ignored, fingerprint, list_images, require_images, without_bad
 from common.data.oxford_pets import load_oxford_pets
 from common.errors import UserError
 from common.training.runtime import Runtime
@@ -115,6 +115,7 @@ def load_dogs(root: Path, *, skip_bad: bool = False) -> Dataset:
         raise UserError(f"{folder} has no training images (group 0) of the breed {min(extra)}")
     members = [[(file, numbers[breed]) for file, breed in part] for part in parts.values()]
     members, skipped = without_bad(root, "dogs", members, skip=skip_bad)
+    require_images(folder, breeds, members, tuple(parts))
     train, validation, test = map(ImageFiles.of, members)
     digest, messages = fingerprint(root, "dogs", members), (*describe_ignored(folder, ignored), *skipped)
     content = describe_provenance(folder, "images of one's own")

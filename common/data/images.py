@@ -148,6 +148,38 @@ def without_bad(
     return kept, (f"{name}: {first}",) if bad else ()
 
 
+def require_images(
+    place: Path, classes: Sequence[str], parts: Sequence[Members], names: Sequence[str] = ("training", "test")
+) -> None:
+    """Check what is left of a dataset's parts, of which the first is trained on.
+
+    Args:
+        place: of the dataset.
+        classes: by number.
+        parts: each with its images.
+        names: of the parts.
+
+    Raises:
+        UserError: a part without images, or a class without training images.
+    """
+    if empty := next((name for name, members in zip(names, parts, strict=True) if not members), None):
+        raise UserError(f"{place}: no {empty} images")
+    if missing := sorted({*range(len(classes))} - {target for _, target in parts[0]}):
+        raise UserError(
+            f"{place}: no {names[0]} images of the class {printable(Path(classes[missing[0]]))}, which would be counted "
+            "and never learned"
+        )
+
+
+def require_once(entries: Iterable[str], file: Path) -> None:
+    """Raises:
+    UserError: a list in `file` that has an entry twice.
+    """
+    entry, count = next(iter(Counter(entries).most_common(1)), ("", 0))
+    if count > 1:
+        raise UserError(f"{file} has {printable(Path(entry))} {count} times: once is right")
+
+
 def _bad_positions(files: Sequence[Path]) -> np.ndarray:
     def is_bad(file: Path) -> bool:
         try:

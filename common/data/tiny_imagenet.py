@@ -10,7 +10,7 @@ import numpy as np
 from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
 from common.data.image_folder import decode_parts
-from common.data.images import fingerprint, without_bad
+from common.data.images import fingerprint, require_images, require_once, without_bad
 from common.errors import UserError
 from common.safe_json import read_text
 
@@ -36,19 +36,20 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
         annotations = [(file, wnid) for file, wnid, *_ in (row.split("\t") for row in rows)]
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not Tiny-ImageNet in its published layout: {error}") from error
+    require_once(wnids, folder / "wnids.txt")
+    require_once((file for file, _ in annotations), folder / "val/val_annotations.txt")
     number = {wnid: i for i, wnid in enumerate(wnids)}
     train = [(file, number[w]) for w in wnids for file in sorted((folder / "train" / w / "images").glob("*.JPEG"))]
     unknown = {wnid for _, wnid in annotations} - set(number)
     if unknown:
         raise UserError(f"{folder}: validation classes {sorted(unknown)[:3]} are not in wnids.txt")
-    if not train or not annotations:
-        raise UserError(f"{folder}: no {'validation' if train else 'training'} images")
     test = [(folder / "val/images" / file, number[wnid]) for file, wnid in annotations]
     published = (len(wnids), len(train), len(test)) == PUBLISHED_COUNTS
     content = describe_provenance(
         folder, "published layout and counts" if published else "other content in the published layout"
     )
     (train, test), skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
+    require_images(folder, wnids, (train, test), ("training", "validation"))
     train_files, test_files = ([file for file, _ in part] for part in (train, test))
     pixels = decode_parts(root, "tiny_imagenet", train_files, test_files)
     train_images, test_images = (

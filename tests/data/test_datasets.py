@@ -139,6 +139,12 @@ def _replace(folder: Path) -> None:
     (folder / "val/val_annotations.txt").write_text(f"x.JPEG\t{(folder / 'wnids.txt').read_text().split()[0]}\n")
 
 
+def _append(file: Path, line: int) -> None:
+    """A line of the file once more."""
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines, lines[line]]) + "\n")
+
+
 DAMAGES = {
     "no wnids.txt": (lambda f: (f / "wnids.txt").unlink(), "is not Tiny-ImageNet .*No such file.*wnids.txt"),
     "no annotations": (
@@ -156,6 +162,15 @@ DAMAGES = {
     ),
     "no training images": (lambda f: shutil.rmtree(f / "train"), "no training images"),
     "no validation images": (lambda f: (f / "val/val_annotations.txt").write_text(""), "no validation images"),
+    "a wnid twice": (lambda f: _append(f / "wnids.txt", 0), r"wnids.txt has n\d+ 2 times"),
+    "an annotation twice": (
+        lambda f: _append(f / "val/val_annotations.txt", 0),
+        r"val_annotations.txt has .*JPEG 2 times",
+    ),
+    "a wnid without images": (
+        lambda f: (f / "wnids.txt").write_text((f / "wnids.txt").read_text() + "\nn00000000\n"),
+        "no training images of the class n00000000, which would be counted and never learned",
+    ),
     "a pipe for words": (
         lambda f: ((f / "words.txt").unlink(), os.mkfifo(f / "words.txt")),
         "is not Tiny-ImageNet .*not a plain file",

@@ -259,6 +259,21 @@ def test_bad_images_are_left_out_on_demand(folder, load):
     assert data.train.targets.tolist() == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        ("train/cat", "no training images of the class cat, which would be counted and never learned"),
+        ("train", "no training images$"),
+        ("val", "no test images$"),
+    ],
+)
+def test_what_is_skipped_leaves_each_part_and_class_some(damaged, message, folder, load):
+    for file in (folder / damaged).rglob("*.png"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"pets: {message}"):
+        load(folder, skip_bad=True)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_met_by_a_worker_is_one_line(folder, workers):
     data = load_image_files("pets", folder.parent)

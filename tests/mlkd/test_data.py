@@ -119,12 +119,30 @@ def test_pets(pets):
             assert file.name.rpartition("_")[0] == data.classes[target]
 
 
+def again(folder: Path, source: str, target: str) -> None:
+    """The last line of one list, once more at the end of another."""
+    line = (folder / f"annotations/{source}.txt").read_text().splitlines()[-1]
+    with open(folder / f"annotations/{target}.txt", "a") as file:
+        file.write(f"{line}\n")
+
+
+def untaught(folder: Path) -> None:
+    """The first breed is left to the test split alone."""
+    file = folder / "annotations/trainval.txt"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("Generated_000_")]
+    file.write_text("\n".join(lines) + "\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda folder: (folder / "annotations/test.txt").write_text(""), "names no images"),
         (lambda folder: (folder / "annotations/test.txt").write_text("x y\n"), "not a list of Oxford-IIIT Pet"),
         (lambda folder: (folder / "annotations/trainval.txt").unlink(), "cannot read"),
+        (lambda folder: again(folder, "test", "test"), r"annotations has \S+_\d+.jpg 2 times: once is right"),
+        (lambda folder: again(folder, "trainval", "trainval"), r"annotations has \S+_\d+.jpg 2 times"),
+        (lambda folder: again(folder, "trainval", "test"), r"annotations has \S+_\d+.jpg 2 times"),
+        (untaught, "no training images of the class Generated_000, which would be counted and never learned"),
         (lambda folder: (folder / "annotations/test.txt").write_text("nobody_1 1 1 1\n"), "an image that is not there"),
         (lambda folder: (folder / "images").rename(folder / "pictures"), "is not in"),
     ],
@@ -140,6 +158,23 @@ def test_damaged_pets(spoil, message, tmp_path, pets):
 def test_both_spellings(name, pets):
     args = argparse.Namespace(dataset=name, data_dir=str(pets), no_download=True, skip_bad_images=False)
     assert load_data(args).name == "oxford-iiit"
+
+
+def test_images_that_are_skipped_leave_each_part_and_class_some(tmp_path, pets):
+    write_dogs(tmp_path, *DOGS)
+    shutil.copytree(pets / "oxford-iiit-pet", tmp_path / "oxford-iiit-pet")
+    pug = tmp_path / "dogs/pug/a_pug_1_0.jpg"
+    pug.write_bytes(b"")
+    with pytest.raises(UserError, match="no training images of the class pug"):
+        load_dogs(tmp_path, skip_bad=True)
+    write_dogs(tmp_path, pug.stem)
+    (tmp_path / "dogs/pug/a_pug_7_1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="dogs: no validation images"):
+        load_dogs(tmp_path, skip_bad=True)
+    for file in (tmp_path / "oxford-iiit-pet/images").glob("Generated_000_*"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="no training images of the class Generated_000"):
+        load_oxford_pets(tmp_path, download=False, skip_bad=True)
 
 
 def write_dogs(root: Path, *names: str) -> None:
