@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from common.command_line import REPOSITORY, resolve_path
 from common.errors import TrainingError, UserError, is_out_of_memory
 
 LONGEST = 400  # characters of somebody's message within ours
+IMPORTING = ("import_module", "__import__")  # functions that are given a module's name
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -160,9 +162,15 @@ def provenance(kind: type | None, configuration: Path | None = None) -> tuple[di
 def has_changed(details: dict[str, Any]) -> bool:
     """Whether a file of a record's `own_files` is no longer what the run was computed with."""
     files = details.get("own_files")
-    return isinstance(files, dict) and any(
-        Path(file).is_file() and digest_of(Path(file)) != digest for file, digest in files.items()
-    )
+    return isinstance(files, dict) and any(_has_other_content(Path(file), digest) for file, digest in files.items())
+
+
+def _has_other_content(file: Path, digest: str) -> bool:
+    """Whether a file is there with another content, as far as can be known."""
+    try:
+        return file.is_file() and digest_of(file) != digest
+    except OSError:
+        return True
 
 
 def digest_of(file: Path) -> str:
@@ -182,7 +190,7 @@ def own_files(kind: type) -> list[Path]:
         if file in found or _is_known(file, own):
             continue
         found.add(file)
-        waiting += _imported_by(file, package)
+        waiting += _imported_by(file, package, own.parent)
     return sorted(found)
 
 
@@ -212,21 +220,56 @@ def _with_parents(name: str) -> Iterator[tuple[Path, str]]:
             yield file, module.__package__ or ""
 
 
-def _imported_by(file: Path, package: str) -> Iterator[tuple[Path, str]]:
-    """File and package of the modules that a file's statements may mean: imported ones, and those beside it."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        names, origin = [], ""
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
-            origin = ".".join(filter(None, [above, node.module]))
-            names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-        for name in names:
-            yield from _with_parents(name)
-            beside = file.parent / f"{name.removeprefix(f'{package}.').replace('.', '/')}.py"
-            if name not in sys.modules and beside.is_file():
-                yield beside.resolve(), package
+def _imported_by(file: Path, package: str, top: Path) -> Iterator[tuple[Path, str]]:
+    """File and package of the modules that a file may import: those that are imported, and others that lie beside it.
+
+    Args:
+        file: the source.
+        package: that it belongs to.
+        top: directory where names are looked for as well as beside the file.
+    """
+    for node in _nodes(file):
+        for name, level in _names_in(node):
+            above = package.rsplit(".", level - 1)[0] if level else ""
+            yield from _with_parents(f"{above}.{name}" if above else name)
+            for place in [file.parents[min(level, len(file.parents)) - 1]] if level else [file.parent, top]:
+                yield from _not_yet_imported(place, above, name)
+
+
+def _not_yet_imported(place: Path, package: str, name: str) -> Iterator[tuple[Path, str]]:
+    """File and package of a module, and of those that it lies in, which are found below the directory of a package."""
+    parts = name.split(".")
+    if not all(parts) or "/" in name:
+        return
+    for count in range(1, len(parts) + 1):
+        if ".".join(filter(None, [package, *parts[:count]])) in sys.modules:
+            continue
+        path = place.joinpath(*parts[:count])
+        for file, within in ((path / "__init__.py", count), (path.with_name(f"{path.name}.py"), count - 1)):
+            if os.path.isfile(file):
+                yield file.resolve(), ".".join(filter(None, [package, *parts[:within]]))
+
+
+def _nodes(file: Path) -> Iterator[ast.AST]:
+    """All parts of a source; none of one that nobody has imported and that cannot be."""
+    try:
+        yield from ast.walk(ast.parse(file.read_bytes()))
+    except (SyntaxError, ValueError, RecursionError):
+        return
+
+
+def _names_in(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Names of the modules that a statement imports, or a call with a literal name, and the dots before each."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, 0) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        within = [node.module] if node.module else []
+        yield from ((".".join([*within, *last]), node.level) for last in ([], *([each.name] for each in node.names)))
+    elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in IMPORTING:
+        given = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "name")]
+        if given and isinstance(given[0], ast.Constant) and isinstance(given[0].value, str):
+            name = given[0].value.lstrip(".")
+            yield name, len(given[0].value) - len(name)
 
 
 def is_ours(kind: type) -> bool:

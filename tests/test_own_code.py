@@ -104,6 +104,38 @@ class TestProvenance:
         _, details = provenance(load(MINE.format(0) + "        import late", late="V = 7"))
         assert str(tmp_path / "late.py") in details["own_files"]
 
+    @pytest.mark.parametrize(
+        ("statement", "files"),
+        [
+            ("from mypkg import C", ["mypkg/__init__"]),
+            ("import mypkg.sub.deep", ["mypkg/__init__", "mypkg/sub/__init__", "mypkg/sub/deep", "mypkg/up", "late"]),
+            (
+                "from mypkg.sub import deep",
+                ["mypkg/__init__", "mypkg/sub/__init__", "mypkg/sub/deep", "mypkg/up", "late"],
+            ),
+            (
+                "from .mypkg.sub import deep",
+                ["mypkg/__init__", "mypkg/sub/__init__", "mypkg/sub/deep", "mypkg/up", "late"],
+            ),
+            ("from .mypkg import up", ["mypkg/__init__", "mypkg/up"]),
+            ("import importlib; importlib.import_module('late')", ["late"]),
+            ("import importlib; importlib.import_module(name='late')", ["late"]),
+            ("from importlib import import_module; import_module('.mypkg.up', 'x')", ["mypkg/__init__", "mypkg/up"]),
+            ("__import__('mypkg.up')", ["mypkg/__init__", "mypkg/up"]),
+            ("__import__('late' + 'r'); __import__('/late'); __import__('late\\0'); __import__('x' * 2)", []),
+            (f"__import__('{'x' * 300}'); __import__('.'); __import__(''); __import__()", []),
+            ("import broken", ["broken"]),
+        ],
+    )
+    def test_packages_and_names_in_calls_count(self, statement, files, load, tmp_path):
+        texts = {"__init__": "C = 1", "up": "", "sub/__init__": "", "sub/deep": "from ..up import C\nimport late"}
+        for name, text in texts.items():
+            (tmp_path / f"mypkg/{name}.py").parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"mypkg/{name}.py").write_text(text)
+        text = MINE.format(0) + f"        {statement}\n"
+        _, details = provenance(load(text, late="V = 7", broken="def f(:", other=""))
+        assert set(details["own_files"]) == {str(tmp_path / f"{name}.py") for name in ("mine", *files)}
+
     def test_wherever_they_lie(self, load, tmp_path):
         settings, _ = self.version(load)
         shutil.copytree(tmp_path, tmp_path / "elsewhere")
@@ -119,6 +151,7 @@ class TestProvenance:
         assert has_changed(details)
         assert not has_changed({})
         assert not has_changed({"own_files": ["mine.py"]})
+        assert has_changed({"own_files": {"x" * 300: "0"}}), "what cannot be looked at"
 
     def test_a_configuration_is_listed_and_no_setting(self, load, tmp_path):
         settings, _ = self.version(load)

@@ -166,8 +166,8 @@ def require_images(
         raise UserError(f"{place}: no {empty} images")
     if missing := sorted({*range(len(classes))} - {target for _, target in parts[0]}):
         raise UserError(
-            f"{place}: no {names[0]} images of the class {printable(Path(classes[missing[0]]))}, which would be counted "
-            "and never learned"
+            f"{place}: no {names[0]} images of the class {printable(Path(classes[missing[0]]))}, which would be "
+            "counted and never learned"
         )
 
 
