@@ -18,6 +18,10 @@ from common.plan.plan import PlannedRun
 if TYPE_CHECKING:
     import numpy as np
 
+MOST_TRIALS = 10_000  # of a run
+PERMUTED = 1 << 20  # combinations: of more, each is drawn by itself
+MISSES = 10_000  # draws in a row that give nothing new, after which there is nothing
+
 Combination = tuple[tuple[str, str], ...]
 """(key, value) pairs, in the order of the command line."""
 
@@ -63,7 +67,7 @@ def parse_axis(text: str) -> Axis:
         except ValueError:
             low = high = math.nan
         logarithmic = interval[3] is not None
-        if not -math.inf < low < high < math.inf or (logarithmic and low <= 0):
+        if not -math.inf < low < high < math.inf or high - low == math.inf or (logarithmic and low <= 0):
             raise UserError(f"--sweep '{text}': an interval is LOW:HIGH of two numbers (both above 0 for :log)")
         return Axis(key, low=low, high=high, is_logarithmic=logarithmic)
     values = [value.strip() for value in rest.split(",")]
@@ -116,16 +120,21 @@ class Grid:
         import numpy as np  # the plan can be read without it
 
         random = np.random.default_rng([seed, *self.run.experiment.encode()])
-        if self.size < math.inf:
+        if self.size <= PERMUTED:
             chosen = random.permutation(int(self.size))[:count]
             everything = self.combinations()
             return [everything[i] for i in sorted(chosen.tolist())]
         drawn: dict[Combination, None] = {}
-        for _ in range(1000 * count):
-            if len(drawn) == count:
-                break
+        misses = 0
+        while len(drawn) < count and misses < MISSES:
+            before = len(drawn)
             drawn[tuple((axis.key, axis.draw(random)) for axis in self.axes)] = None
-        return list(drawn)
+            misses = 0 if len(drawn) > before else misses + 1
+        return list(drawn) if self.size == math.inf else sorted(drawn, key=self._place)
+
+    def _place(self, combination: Combination) -> list[int]:
+        """By which `combinations` are in their order."""
+        return [axis.values.index(value) for axis, (_, value) in zip(self.axes, combination, strict=True)]
 
     def is_published(self, combination: Combination) -> bool:
         """Whether a combination is what the run does anyway."""
@@ -225,11 +234,18 @@ def equal_trials(grids: Sequence[Grid], count: int | None, seed: int) -> dict[tu
         seed: of what is drawn.
 
     Raises:
-        UserError: an interval without a count, or a count above what there is.
+        UserError: an interval without a count, or a count above what there is, or more than is ever tried.
     """
     smallest = min(grid.size for grid in grids)
     if count is None and any(grid.size == math.inf for grid in grids):
         raise UserError("--sweep: an interval is drawn from: say how often, --trials N")
+    if count is not None and count > MOST_TRIALS:
+        raise UserError(f"--trials {count}: {MOST_TRIALS} at most")
+    if count is None and smallest > MOST_TRIALS:
+        raise UserError(
+            f"--sweep: the smallest grid has {smallest} combinations: say how many to draw, --trials N "
+            f"(at most {MOST_TRIALS})"
+        )
     if count is not None and count > smallest:
         raise UserError(f"--trials {count}: the smallest grid has {smallest:.0f} combinations")
     wanted = int(smallest) if count is None else count

@@ -47,6 +47,8 @@ def test_axes():
         (["a=2:1"], "an interval is LOW:HIGH"),
         (["a=0:1:log"], "an interval is LOW:HIGH"),
         (["a=x:y"], "an interval is LOW:HIGH"),
+        (["a=-1e308:1e308"], "an interval is LOW:HIGH"),
+        (["a=-1e400:1"], "an interval is LOW:HIGH"),
     ],
 )
 def test_bad_axes(texts, words):
@@ -83,6 +85,33 @@ def test_methods_get_as_many_trials():
     assert len(set(equal_trials([small, large], 2, seed=0)[large.run.key])) == 2
     with pytest.raises(UserError, match="the smallest grid has 3"):
         equal_trials([small, large], 4, seed=0)
+
+
+def test_of_large_grids_some_are_drawn_in_their_order():
+    values = ",".join(map(str, range(3000)))
+    large = grid("a", *(parse_axis(f"{key}={values}") for key in "xyz"))
+    found = equal_trials([large], 4, seed=0)[large.run.key]
+    assert found == equal_trials([large], 4, seed=0)[large.run.key]
+    numbers = [tuple(int(value) for _, value in combination) for combination in found]
+    assert len(set(numbers)) == 4
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("axes", "count", "words"),
+    [
+        (["x=1:2"], 1_000_000, "--trials 1000000: 10000 at most"),
+        (["x=1:2"], 5000, "so many different combinations of a cannot be drawn"),
+        (
+            [f"{key}={','.join(map(str, range(3000)))}" for key in "xyz"],
+            None,
+            "has 27000000000 combinations: say how many",
+        ),
+    ],
+)
+def test_more_trials_than_anybody_waits_for(axes, count, words):
+    with pytest.raises(UserError, match=words):
+        equal_trials([grid("a", *map(parse_axis, axes))], count, seed=0)
 
 
 def test_intervals_are_drawn_from():
