@@ -52,6 +52,9 @@ class WandbLog:
         except ImportError:
             self._give_up("the package wandb is not installed (pip install wandb)")
             return
+        except (Exception, SystemExit) as error:  # one that is broken
+            self._give_up_after(error)
+            return
         try:
             offline = wandb.setup().settings.mode in ("offline", "disabled", "dryrun")
             if not offline and not _logged_in(wandb):
@@ -66,10 +69,14 @@ class WandbLog:
                 config=config,
                 dir=str(directory),
             )
-        except Exception as error:  # whatever it is, training goes on
-            if is_out_of_memory(error):
-                raise
-            self._give_up(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        except (Exception, SystemExit) as error:  # whatever it is, training goes on
+            self._give_up_after(error)
+
+    def _give_up_after(self, error: BaseException) -> None:
+        if is_out_of_memory(error):
+            raise error
+        words = str(error).splitlines() or [""]
+        self._give_up(f"it failed ({type(error).__name__}: {words[0]})")
 
     def _give_up(self, reason: str) -> None:
         self._run = None
@@ -88,7 +95,5 @@ class WandbLog:
             return
         try:
             action()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            self._give_up(f"it failed ({error})")
+        except (Exception, SystemExit) as error:
+            self._give_up_after(error)

@@ -3,11 +3,13 @@
 import functools
 import json
 import signal
+import sys
 
 import pytest
 import torch
 
 from common.models import create_model
+from edkd.engine.wandb_log import WandbLog
 from tests.edkd.checks import SMALL
 from tests.processes import Process, before_call, differences, kill_self, snapshot
 
@@ -279,13 +281,17 @@ def test_eval_refuses_a_namespace_and_says_how_to_convert_it(run_script, where, 
 
 
 class FakeWandb:
-    """As much of W&B as is used; `broken` fails when a run begins."""
+    """As much of W&B as is used; `broken` fails when a run begins, `exits` ends the process before."""
 
-    def __init__(self, broken: bool = False, api_key: str | None = "key", mode: str = "online") -> None:
+    def __init__(
+        self, broken: bool = False, exits: bool = False, api_key: str | None = "key", mode: str = "online"
+    ) -> None:
         self.lines, self.finished, self.broken, self.keys = [], False, broken, []
-        self.api_key, self.mode = api_key, mode
+        self.api_key, self.mode, self.exits = api_key, mode, exits
 
     def setup(self):
+        if self.exits:
+            raise SystemExit(3)
         return type("Setup", (), {"settings": type("Settings", (), {"mode": self.mode})})
 
     def login(self, prompt):
@@ -308,16 +314,36 @@ class FakeWandb:
         self.finished = True
 
 
+class OldWandb:
+    """Whose import fails, and not by an `ImportError`."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "wandb":
+            raise AttributeError("module 'numpy' has no attribute 'float_'")
+
+
+def test_a_broken_installation_of_wandb_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "meta_path", [OldWandb(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    said = []
+    log = WandbLog(True, "project", "name", [], "key", {}, tmp_path, said.append)
+    log.log({"loss": 1.0}, 0)
+    log.finish()
+    assert len(said) == 1
+    assert "LOG.WANDB is on, but it failed (AttributeError: module 'numpy' has no attribute 'float_')" in said[0]
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
+        (FakeWandb(exits=True), "it failed (SystemExit: 3)"),
         (None, "wandb is not installed"),
         (FakeWandb(api_key=None), "no account is logged in"),
         (FakeWandb(broken=True), "no network"),
         (FakeWandb(), None),
         (FakeWandb(api_key=None, mode="offline"), None),
     ],
-    ids=["not installed", "no account", "fails", "works", "offline"],
+    ids=["exits", "not installed", "no account", "fails", "works", "offline"],
 )
 def test_wandb_is_optional(module, reason, run_script, where, teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", module)
