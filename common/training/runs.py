@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from common.checkout import git
-from common.command_line import REPOSITORY
+from common.command_line import REPOSITORY, printable
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_name
 from common.locks import LOCK, take_lock
@@ -93,8 +93,12 @@ class RunFiles:
             set_aside: what an earlier run has left will be moved away.
 
         Raises:
-            UserError: a directory or a pipe where a file goes, or something else where a directory goes.
+            UserError: a directory or a pipe where a file goes, something else where a directory goes, or a name that
+                is not UTF-8, which neither TensorBoard nor the log can write.
         """
+        for path in (self.directory, self.events, self.log):
+            if (shown := printable(path)) != str(path):
+                raise UserError(f"cannot write to {shown}: its name is not UTF-8")
         moved = self.existing() if set_aside else []
         for path in (*self.written, self.log, self.directory / LOCK):
             if path not in moved and (path.is_dir() or path.is_fifo()):

@@ -120,6 +120,18 @@ def test_a_run_whose_record_is_lost_goes_on_with_more_epochs(workspace, call, le
     assert [line["epoch"] for line in metrics(directory)] == [0, 1]
 
 
+def test_a_directory_whose_name_is_not_utf8_is_refused(workspace, call):
+    directory = workspace.experiment(CNN)
+    odd = Path(os.fsdecode(os.fsencode(directory) + b"_\xff"))
+    directory.rename(odd)
+    before = snapshot(odd)
+    arguments = [str(odd) if word.endswith(CNN) else word for word in workspace.arguments(CNN, *ONE, *TINY)]
+    ended = call(arguments)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: cannot write to .*_\\xff: its name is not UTF-8\n", ended.stderr)
+    assert snapshot(odd) == before
+
+
 FILES = ("last.pth.tar", "50.pth.tar", "run.json", "metrics.jsonl", "train.log", ".lock", "eval_last_results.json")
 BLOCKS = {
     **{f"{name} is a directory": (name, Path.mkdir, r"\(Is a directory\): move") for name in FILES},
