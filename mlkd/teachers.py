@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def find_checkpoint(written: str) -> Path | None:
     It is looked for in the working directory, in `mlkd/` and in the repository; None where it is in none of them.
     """
     places = (written,) if "/" in written else (written, f"models/{written}.pth", f"models/{written}")
-    return next((path for place in places if (path := resolve_path(place, PAPER)).is_file()), None)
+    return next((path for place in places if os.path.isfile(path := resolve_path(place, PAPER))), None)
 
 
 def _how_to_make(missing: Sequence[tuple[str, str]], given: InputSpec) -> str:

@@ -7,6 +7,7 @@ default paths of `setting.py` find it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -105,6 +106,7 @@ def visible_gpus(chosen: str, visible: str | None) -> str:
     if visible is None:
         return chosen
     names = [name for name in visible.split(",") if name.strip()]
+    names = list(itertools.takewhile(lambda name: name.strip() != "-1", names))  # which ends the list for CUDA
     if missing := [number for number in numbers if int(number) >= len(names)]:
         raise UserError(
             f"--gpu_id {missing[0]}: CUDA_VISIBLE_DEVICES={visible} leaves {len(names)} GPUs, counted from 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def record_of(text: str) -> RunRecord | None:
     """The record of the run whose directory or `run.json` is named; None for anything else."""
     path = Path(text)
     directory = path.parent if path.name == NAME else path
-    return read_record(directory) if directory.is_dir() else None
+    return read_record(directory) if os.path.isdir(directory) else None
 
 
 def recorded_teachers(student: str) -> list[tuple[str, str]]:
@@ -69,7 +70,7 @@ def recorded_teachers(student: str) -> list[tuple[str, str]]:
         if record
         else []
     )
-    if missing := [path for _, path in teachers if not Path(path).is_file()]:
+    if missing := [path for _, path in teachers if not os.path.isfile(path)]:
         raise UserError(f"the teacher of {student} is no longer at {missing[0]}: give --teacher FILE")
     return teachers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,10 +105,10 @@ def _parse(text: str) -> tuple[tuple[str, str] | None, Path]:
     """Family and name of the network, where they are given, and the path."""
     head, separator, rest = text.partition(":")
     family, slash, name = head.partition("/")
-    if separator and slash and family in FAMILIES and not Path(text).exists():
+    if separator and slash and family in FAMILIES and not os.path.exists(text):
         require_model(name, family)
         return (family, name), Path(rest)
-    if not Path(text).exists():
+    if not os.path.exists(text):
         raise UserError(f"no checkpoint and no run {text}")
     return None, Path(text)
 

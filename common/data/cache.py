@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import is_damage, is_out_of_memory
+from common.safe_json import open_at_once
 
 DIRECTORY = ".cache"  # below the directory of datasets; may be removed at any time
 FORMAT = 2  # of what is kept: another one where the same files are to give other arrays
@@ -56,7 +57,7 @@ def _key(root: Path, sources: Iterable[Path]) -> str:
 def _read(file: Path, key: str) -> dict[str, np.ndarray] | None:
     """The arrays in `file`; None where there are none, they are damaged, or of another key."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with open_at_once(file) as stream, np.load(stream, allow_pickle=False) as stored:
             if str(stored[_KEY]) != key:
                 return None
             return {name: stored[name] for name in stored.files if name != _KEY}

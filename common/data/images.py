@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import warnings
@@ -54,15 +55,25 @@ def list_images(folder: Path, ignored: Counter[str]) -> list[Path]:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     ignored["hidden"] += 1
-                elif entry.is_dir():
+                elif _leads_to(entry.is_dir):
                     places.append(Path(entry.path))
                 elif suffix not in SUFFIXES:
                     ignored[suffix or "without a suffix"] += 1
-                elif not entry.is_file():
+                elif not _leads_to(entry.is_file):
                     ignored["links to nowhere, pipes and the like"] += 1
                 else:
                     files.append(Path(entry.path))
     return sorted(files)
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    """`DirEntry.is_dir` or `is_file`, which fail for a link to itself."""
+    try:
+        return kind()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def describe_ignored(folder: Path, ignored: Counter[str]) -> tuple[str, ...]:

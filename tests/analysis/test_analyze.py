@@ -107,6 +107,8 @@ def test_a_run_says_of_itself_what_its_record_has(analyze, workspace):
     [
         (["{resnet8}"], "agreement needs a teacher, and"),
         (["{resnet8}", "--teacher", "nowhere"], "no checkpoint and no run nowhere"),
+        (["{resnet8}", "--teacher", "x" * 400], "no checkpoint and no run xxx"),
+        (["x" * 400, "--teacher", "{resnet8}"], "no checkpoint and no run xxx"),
         (["{resnet8}", "--teacher", "{resnet14}"], "holds resnet14 for 10 classes; the dataset has 100"),
         (["{resnet8}", "--teacher", "{resnet8}", "--dataset", "cifar10"], "holds resnet8 for 100 classes"),
         (["{run}", "--dataset", "cifar100", "--teacher", "{resnet8}"], "was trained on cifar10, not on cifar100"),

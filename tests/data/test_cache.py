@@ -150,6 +150,16 @@ def test_a_damaged_cache_is_written_anew(damage, root, decoded):
     assert len(decoded) == 2
 
 
+def test_a_pipe_in_its_place_is_replaced(root, decoded):
+    before = load_dataset("cifar10", root)
+    file = cache_file(root)
+    file.unlink()
+    os.mkfifo(file)
+    for _ in range(2):
+        assert_same(load_dataset("cifar10", root), before)
+    assert len(decoded) == 2
+
+
 def test_where_nothing_can_be_written_nothing_is_kept(root, decoded):
     (root / ".cache").touch()
     for _ in range(2):

@@ -240,13 +240,23 @@ def test_a_lone_process_with_a_rank_says_what_is_wrong(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("chosen", "visible", "left"),
-    [("1", None, "1"), ("1", "4,6", "6"), ("0,1", "4,6", "4,6"), ("0", "GPU-1a2b", "GPU-1a2b"), ("1", "2,3,7", "3")],
+    [
+        ("1", None, "1"),
+        ("1", "4,6", "6"),
+        ("0,1", "4,6", "4,6"),
+        ("0", "GPU-1a2b", "GPU-1a2b"),
+        ("1", "2,3,7", "3"),
+        ("0", "2,-1,3", "2"),
+    ],
 )
 def test_gpus_are_chosen_among_those_that_a_scheduler_left(chosen, visible, left):
     assert visible_gpus(chosen, visible) == left
 
 
-@pytest.mark.parametrize(("chosen", "visible"), [("2", "4,6"), ("0", ""), ("x", None), ("-1", "4"), ("9" * 50, "4")])
+@pytest.mark.parametrize(
+    ("chosen", "visible"),
+    [("2", "4,6"), ("0", ""), ("x", None), ("-1", "4"), ("9" * 50, "4"), ("2", "2,-1,3"), ("1", "2,-1,3")],
+)
 def test_gpus_are_never_more_than_a_scheduler_left(chosen, visible):
     with pytest.raises(UserError, match="--gpu_id"):
         visible_gpus(chosen, visible)

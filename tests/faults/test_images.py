@@ -158,12 +158,13 @@ def test_nothing_is_invented_or_dropped_in_silence(folder, load):
     (folder / "train/README").touch()
     os.mkfifo(folder / "val/cat/pipe.png")
     (folder / "val/cat/nowhere.png").symlink_to("nothing")
+    (folder / "val/cat/itself.png").symlink_to("itself.png")
     (folder / "val/cat/circle").symlink_to("..")
     data = load(folder)
     assert data.classes == ("cat", "dog")
     assert data.train.targets.tolist() == [0] * 4 + [1] * 4
     (message,) = data.messages
-    for part in ("6 files ignored", "2 hidden", "2 links to nowhere, pipes", "1 .txt", "1 outside of class folders"):
+    for part in ("7 files ignored", "2 hidden", "3 links to nowhere, pipes", "1 .txt", "1 outside of class folders"):
         assert part in message
 
 
