@@ -7,9 +7,10 @@ rows again, which must have the same bits. All of it may be deleted at any time:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from common.data import Augmentation, DeviceLoader, Normalization, load_dataset
 from common.data.cache import DIRECTORY
 from common.data.device_loader import EpochViews
 from common.errors import UserError
+from common.field_types import require_field_types
 from common.models import create_model
 from common.teacher_cache.key import environment, images_digest, weights_digest
 from common.teacher_cache.rows import SUFFIX, RowFile, RowFileError
@@ -46,11 +48,62 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+class _Views(TypedDict):
+    padding: int
+    flip: bool
+    mean: list[float]
+    std: list[float]
+
+
+class _Environment(TypedDict):
+    device: str
+    processor: str
+    threads: int | None
+    torch: str
+    precision: str
+
+
+class _Key(TypedDict):
+    """What is read here of `key.cache_key`."""
+
+    weights: str
+    images: str
+    views: _Views
+    layout: str
+    chunk: int
+    environment: _Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What is read here of a file's header."""
+
+    key: _Key
+    teacher: dict[str, Any] | None
+    folded: bool
+    dataset: str
+
+
+def opened(path: Path) -> RowFile:
+    """A file of teachers' logits, to be read.
+
+    Raises:
+        RowFileError: it is none.
+        OSError: it cannot be opened.
+    """
+    file = RowFile(path)
+    try:
+        require_field_types(_Header(**{field.name: file.header[field.name] for field in dataclasses.fields(_Header)}))
+    except (KeyError, TypeError) as error:
+        raise RowFileError("its header is not that of teachers' logits") from error
+    return file
+
+
 def describe(path: Path) -> str:
     """A line about a file."""
-    on_disk = path.stat().st_blocks * 512
+    on_disk = path.stat().st_blocks * 512 if path.exists() else 0
     try:
-        file = RowFile(path)
+        file = opened(path)
         count = file.count_marks()
     except (RowFileError, OSError) as error:
         return f"{path.stem}: {gigabytes(on_disk)} on the disk; cannot be used: {error}"
@@ -74,7 +127,7 @@ def verify(path: Path, root: Path, count: int) -> tuple[bool, str]:
         Whether nothing is wrong, and what was found.
     """
     try:
-        file = RowFile(path)
+        file = opened(path)
         there, damaged = file.written()
     except (RowFileError, OSError) as error:
         return False, f"cannot be used: {error}"

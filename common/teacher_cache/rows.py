@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from common.safe_json import read_json_text
 
 VERSION = 1
 SUFFIX = ".rows"
@@ -62,7 +65,7 @@ def parse_header(block: bytes) -> dict[str, Any]:
     if len(block) < HEADER_BYTES or len(text) != length or zlib.crc32(text) != checksum:
         raise RowFileError("its header is damaged")
     try:
-        header = json.loads(text)
+        header = read_json_text(text.decode())
         version = header["version"]
         rows, row_bytes = header["rows"], header["row_bytes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -100,7 +103,7 @@ class RowFile:
         self.path, self.replaced = path, None
         self._file = -1
         if header is None:
-            self._file = os.open(path, os.O_RDONLY)
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is not waited for
             self.header = self._own_header()
         else:
             self._open_or_create(header)
@@ -109,11 +112,17 @@ class RowFile:
         self._place_bytes = self.row_bytes + _CHECK_BYTES
 
     def _own_header(self) -> dict[str, Any]:
+        state = os.fstat(self._file)
         try:
-            return parse_header(os.pread(self._file, HEADER_BYTES, 0))
+            if not stat.S_ISREG(state.st_mode):
+                raise RowFileError("it is no plain file")
+            header = parse_header(os.pread(self._file, HEADER_BYTES, 0))
+            if file_bytes(header["rows"], header["row_bytes"]) > state.st_size:
+                raise RowFileError("it is shorter than its header says (a run makes it whole again)")
         except RowFileError:
             self.close()
             raise
+        return header
 
     def _open_or_create(self, header: dict[str, Any]) -> None:
         wanted = header_bytes(header)
@@ -238,7 +247,8 @@ class RowFile:
 
     def _places(self) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the first row of a stretch, and its places, uint8, [m, bytes]; without those that are empty."""
-        size, stretch = self._place_bytes, 1 << 14
+        size = self._place_bytes
+        stretch = max(1, min(1 << 14, (1 << 26) // size))
         for first in range(0, self.rows, stretch):
             data = os.pread(self._file, min(stretch, self.rows - first) * size, HEADER_BYTES + first * size)
             places = np.frombuffer(data, np.uint8, len(data) // size * size).reshape(-1, size)

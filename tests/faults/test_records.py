@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from common.results.report import make_report
 from common.results.reported import load_tables
 from common.results.tables import render
 from common.run_record import RunRecord, Segment, read_record
+from common.teacher_cache.rows import header_bytes
 from edkd.engine.teachers import _own_run
 from tests.results.records import BASELINE
 
@@ -236,6 +238,66 @@ def test_directories_in_a_circle_and_names_that_are_not_utf8(tmp_path, tables):
     assert "bad\\xff/run.json" in text
     assert "75.00 ± 0.00" in text
     text.encode()
+
+
+# --------------------------------------------------------------------------------------- files of teachers' logits
+
+LOGITS = {
+    "rows": 3,
+    "row_bytes": 8,
+    "teacher": None,
+    "folded": False,
+    "dataset": "cifar100",
+    "key": {
+        "weights": "a",
+        "images": "b",
+        "views": {"padding": 4, "flip": True, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "layout": "channels_last",
+        "chunk": 2,
+        "environment": {"device": "cpu", "processor": "p", "threads": 1, "torch": "2", "precision": "off"},
+    },
+}
+ODD_LOGITS = {
+    **{f"no {key}": {k: v for k, v in LOGITS.items() if k != key} for key in LOGITS},
+    **{f"{key} is a list": {**LOGITS, key: [1]} for key in LOGITS},
+    "views are a number": {**LOGITS, "key": {**LOGITS["key"], "views": 3}},
+    "an environment of lists": {**LOGITS, "key": {**LOGITS["key"], "environment": {"torch": []}}},
+    "deep": {**LOGITS, "key": DEEP},
+    "NaN": {**LOGITS, "folded": math.nan},
+    "many rows": {**LOGITS, "rows": 10**15},
+    "more rows than bytes can be": {**LOGITS, "rows": 2**62, "row_bytes": 2**62},
+    "more than 64 bits": {**LOGITS, "rows": 2**70},
+    "long rows": {**LOGITS, "row_bytes": 10**15},
+}
+
+
+def plant_logits(header: dict):
+    return lambda file: file.write_bytes(header_bytes(header) + b"\0" * 48)
+
+
+PLANTED_LOGITS = {
+    **{name: plant_logits(header) for name, header in ODD_LOGITS.items()},
+    "a pipe": os.mkfifo,
+    "a link to nowhere": lambda file: file.symlink_to("nowhere"),
+    "a link to itself": lambda file: file.symlink_to(file.name),
+    "a directory": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_LOGITS)
+def test_odd_files_of_teachers_logits_are_named_beside_the_others(name, tmp_path, call):
+    directory = tmp_path / ".cache/teachers"
+    directory.mkdir(parents=True)
+    for good in ("a", "z"):
+        plant_logits(LOGITS)(directory / f"{good}.rows")
+    PLANTED_LOGITS[name](directory / "odd.rows")
+    ended = call(["list", "--data-dir", str(tmp_path)], "common.teacher_cache.__main__")
+    assert (ended.code, ended.stderr) == (0, "")
+    a, odd, z = ended.stdout.splitlines()
+    assert ["0 of 3 rows" in line for line in (a, z)] == [True, True]
+    assert re.fullmatch(r"odd: .* on the disk; cannot be used: .+", odd)
+    ended = call(["verify", "--data-dir", str(tmp_path)], "common.teacher_cache.__main__")
+    assert (ended.code, ended.stderr, ended.stdout.count("cannot be used")) == (1, "", 1)
 
 
 def test_the_good_record_is_one(tmp_path):
