@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from common.command_line import ArgumentParser, cli_main, output_file
+from common.command_line import ArgumentParser, cli_main, output_file, printable
 from common.errors import UserError
+from common.field_types import require_field_types
 from common.results.curves import Plot, chart
 from common.results.page import render_template
 from common.results.records import Curve, Record, read_runs
 from common.results.reported import EXPERIMENTS
 from common.results.tables import markdown
+from common.run_record import NAME as RECORD
 from common.run_record import require_record
 from common.safe_json import read_json_file
 
@@ -85,6 +87,7 @@ class Section:
         paper, title, compares: for people.
         lines: of its table.
         classes, images: of the dataset; None where nothing was run.
+        remarks: a line about each record that was left out.
     """
 
     paper: str
@@ -93,15 +96,17 @@ class Section:
     lines: tuple[Line, ...]
     classes: int | None
     images: int | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def setting(self) -> str:
-        if self.classes is None:
-            return "Nothing was run."
-        return (
-            f"Synthetic dataset of {self.classes} classes and {self.images} training images; "
-            f"chance level {100 / self.classes:.2f}."
-        )
+        said = "Nothing was run."
+        if self.classes is not None:
+            said = (
+                f"Synthetic dataset of {self.classes} classes and {self.images} training images; "
+                f"chance level {100 / self.classes:.2f}."
+            )
+        return "\n".join([said, *self.remarks])
 
     @property
     def has_alone(self) -> bool:
@@ -138,16 +143,60 @@ def read_demonstration(directory: Path, plan: Path = PLAN) -> list[Section]:
     return [_section(content, records) for content in read_json_file(plan / TABLES)]
 
 
+class _Exit(TypedDict):
+    exit: str
+    last: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Details:
+    """What is shown here alone of a run's record.
+
+    Raises:
+        TypeError, ValueError: it is of another type or size.
+    """
+
+    exits: list[_Exit] | None
+    classes: int | None
+    images: int | None
+
+    def __post_init__(self) -> None:
+        require_field_types(self)
+        if any(size is not None and size < 1 for size in (self.classes, self.images)):
+            raise ValueError("a dataset of nothing")
+        if not all(0 <= each["last"] <= 100.0001 for each in self.exits or ()):
+            raise ValueError("an accuracy that is no percentage")
+
+
+def _details(run: Record) -> _Details | None:
+    """None where the record has something else there."""
+    record = require_record(run.directory)
+    try:
+        return _Details(record.details.get("exits"), record.data.get("classes"), record.data.get("train_images"))
+    except (TypeError, ValueError):
+        return None
+
+
 def _section(content: dict[str, Any], records: Sequence[Record]) -> Section:
     runs: dict[str, tuple[Record, ...]] = {}
+    details: dict[Path, _Details] = {}
+    remarks = []
     for _, experiment in content["rows"]:
-        found = [run for run in records if (run.paper, run.experiment) == (content["paper"], experiment)]
+        found = []
+        for run in records:
+            if (run.paper, run.experiment) != (content["paper"], experiment):
+                continue
+            if (of_run := _details(run)) is None:
+                remarks.append(f"Left out: {printable(run.directory / RECORD)} is not a complete record of a run.")
+            else:
+                found.append(run)
+                details[run.directory] = of_run
         runs[experiment] = tuple(sorted(found, key=lambda run: run.seed))
     alone = next((_last(runs[experiment]) for name, experiment in content["rows"] if name.startswith(ALONE)), ())
-    lines = [line for name, experiment in content["rows"] for line in _lines(name, runs[experiment], alone)]
-    data = next((require_record(found[0].directory).data for found in runs.values() if found), {})
+    lines = [line for name, experiment in content["rows"] for line in _lines(name, runs[experiment], details, alone)]
+    first = next((details[found[0].directory] for found in runs.values() if found), _Details(None, None, None))
     paper, title, compares = (content[key] for key in ("paper", "title", "compares"))
-    return Section(paper, title, compares, tuple(lines), data.get("classes"), data.get("train_images"))
+    return Section(paper, title, compares, tuple(lines), first.classes, first.images, tuple(dict.fromkeys(remarks)))
 
 
 def _last(runs: Sequence[Record]) -> tuple[float, ...]:
@@ -155,12 +204,14 @@ def _last(runs: Sequence[Record]) -> tuple[float, ...]:
     return tuple(run.last for run in runs if run.last is not None)
 
 
-def _lines(name: str, runs: tuple[Record, ...], alone: tuple[float, ...]) -> list[Line]:
-    """One, or one for each exit of a network that has several."""
+def _lines(
+    name: str, runs: tuple[Record, ...], details: Mapping[Path, _Details], alone: tuple[float, ...]
+) -> list[Line]:
+    """One, or one for each exit of a network that has several, the same in all its runs."""
     if not runs:
         return [Line(name)]
-    exits = [require_record(run.directory).details.get("exits") for run in runs]
-    if not all(exits):
+    exits = [details[run.directory].exits or [] for run in runs]
+    if not all(exits) or len({tuple(each["exit"] for each in of_run) for of_run in exits}) > 1:
         return [Line(name, runs, _last(runs), alone)]
     return [
         Line(f"{name}, {rows[0]['exit'].replace('_', ' ')}", runs, tuple(row["last"] for row in rows), alone)

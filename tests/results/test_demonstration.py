@@ -77,6 +77,46 @@ def test_exits_are_rows_of_their_own(plan, runs):
     assert list(section.curves) == ["student alone: small", "KD & more"], "a network is drawn once, teachers never"
 
 
+ODD = {
+    "exits are a number": ("exits", 3),
+    "exits are a text": ("exits", "exit_1"),
+    "exits are numbers": ("exits", [1, 2]),
+    "an exit without a name": ("exits", [{"last": 31.0}]),
+    "an exit without a figure": ("exits", [{"exit": "exit_1"}]),
+    "an exit's figure is a text": ("exits", [{"exit": "exit_1", "last": "31"}]),
+    "an exit's figure is no percentage": ("exits", [{"exit": "exit_1", "last": 1e300}]),
+    "no classes": ("data", {"classes": 0}),
+    "fewer classes than none": ("data", {"classes": -3}),
+    "fewer images than none": ("data", {"train_images": -3}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_records_are_left_out_and_named(name, plan, runs):
+    key, value = ODD[name]
+    for experiment in ("kd_0", "teacher_0"):
+        file = runs / experiment / "run.json"
+        content = json.loads(file.read_text())
+        content[key] = {**content["data"], **value} if key == "data" else value
+        file.write_text(json.dumps(content))
+    sections = read_demonstration(runs, plan)
+    text = render_text(sections)
+    assert rows_of(text)["KD & more"][:2] == ["46.00 (synthetic)", "+6.00"]
+    for experiment in ("kd_0", "teacher_0"):
+        said = f"Left out: {runs / experiment / 'run.json'} is not a complete record of a run."
+        assert said in text
+        assert said in render_html(sections)
+
+
+def test_exits_that_differ_between_seeds_are_no_rows(plan, runs):
+    for seed, names in enumerate((["exit_1", "final"], ["final"])):
+        file = runs / f"kd_{seed}" / "run.json"
+        content = json.loads(file.read_text())
+        content["exits"] = [{"exit": name, "last": 31.0} for name in names]
+        file.write_text(json.dumps(content))
+    assert rows_of(render_text(read_demonstration(runs, plan)))["KD & more"][0] == "45.00 ± 1.41 (synthetic)"
+
+
 class _Text(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
