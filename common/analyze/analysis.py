@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.analysis.mcnemar import McNemar
 from common.analysis.metrics import accuracy_by_group, agreement, optimal_temperature
 from common.analysis.networks import analyze_predictions, analyze_teacher, with_mean
+from common.command_line import LARGEST_NUMBER, SMALLEST_NUMBER
 from common.data import BatchLoader, Dataset, ImageSet
 from common.data.device_loader import evenly_spaced
 from common.errors import UserError
@@ -157,8 +158,16 @@ def _check_files(sources: Sequence[Source]) -> None:
 
 
 def _temperature_of(source: Source) -> float | None:
-    """The temperature of the method that trained a student, where its run's record says it."""
-    return (source.record.analysis or {}).get("temperature") if source.record else None
+    """The temperature of the method that trained a student, where its run's record says it.
+
+    Raises:
+        UserError: it says what is none.
+    """
+    temperature = (source.record.analysis or {}).get("temperature") if source.record else None
+    known = type(temperature) in (int, float) and SMALLEST_NUMBER <= temperature <= LARGEST_NUMBER
+    if temperature is not None and not known:
+        raise UserError(f"the record of {source.label} has the temperature {temperature!r:.40}: give --temperature")
+    return temperature
 
 
 def compare(a: Tensor, b: Tensor, targets: Tensor, classes: Sequence[str]) -> dict[str, Any]:

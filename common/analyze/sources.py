@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from common.analyze.analysis import Source
-from common.command_line import REPOSITORY
+from common.command_line import LARGEST_COUNT, REPOSITORY
 from common.data import Dataset, DeviceLoader, ImageArrays, Normalization
-from common.data.flags import split_validation
+from common.data.flags import check_nonempty, split_validation
 from common.data.normalizations import normalization_of
 from common.errors import UserError
 from common.models import create_model
@@ -31,7 +31,8 @@ FILES = {
     "edkd": {"best": ("student_best", "best"), "last": ("student_latest", "latest")},
     "mtkd_rl": {"best": ("{}_best.pth.tar", "{}_best.pth"), "last": ("{}.pth.tar", "{}_last.pth")},
 }
-OPTIONS = ("num_channels", "dropout_rate")  # of single architectures, from a run's settings
+# of the network `cnn`, from a run's settings: type, least and largest
+OPTIONS = {"num_channels": (int, 1, LARGEST_COUNT), "dropout_rate": ((int, float), 0, 1)}
 STUDENT = "student."  # begins the names of a student's weights in checkpoints of whole distillers
 
 
@@ -64,9 +65,18 @@ class ImagesInMemory:
         return DeviceLoader(images, self.batch_size, source.normalization, self.device)
 
     def parts(self, source: FamilySource) -> tuple[ImageArrays, ImageArrays | None]:
-        """Its run says how much of the training split was cut off for validation."""
+        """Its run says how much of the training split was cut off for validation.
+
+        Raises:
+            UserError: it says what no run can have done.
+        """
         fraction = source.record.settings.get("val_fraction", 0.0) if source.record else 0.0
-        return split_validation(self.data.train, fraction)
+        if type(fraction) not in (int, float):
+            raise UserError(f"the record of {source.label} has val_fraction = {fraction!r:.40}, which is no number")
+        train, validation = split_validation(self.data.train, fraction)
+        parts = {"training": train, **({"validation": validation} if validation is not None else {})}
+        check_nonempty(parts, f", by val_fraction = {fraction:g} in the record of {source.label}")
+        return train, validation
 
 
 def open_source(text: str, data: Dataset, epoch: str) -> FamilySource:
@@ -129,15 +139,38 @@ def _from_run(directory: Path, data: Dataset, epoch: str) -> FamilySource:
     name, family = record.student or "", FAMILY_OF[record.paper]
     if record.paper == "edkd":
         name = PREFIX_OF.get(data.name, "") + name
-    options = {key: record.settings[key] for key in OPTIONS if name == "cnn" and key in record.settings}
+    options = _options(record, directory) if name == "cnn" else {}
     names = [file.format(record.student) for file in FILES[record.paper][epoch]]
     path = next((path for file in names if (path := directory / file).is_file()), None)
     if path is None:
         raise UserError(f"{directory} has no weights of its {epoch} epoch ({' or '.join(names)}): were they deleted?")
+    weights = student_weights(path)
+    if options:
+        with torch.device("meta"):  # of any width, without memory for it
+            shapes = _shapes(create_model(name, data.num_classes, family=family, **options).state_dict())
+        if shapes != _shapes(weights):
+            said = " and ".join(f"{key} = {value}" for key, value in options.items())
+            raise UserError(f"{path} does not fit {name} with {data.num_classes} classes, {said}, as {NAME} says it is")
     network = create_model(name, data.num_classes, family=family, **options)
-    apply_weights(network, student_weights(path), path, f"{name} with {data.num_classes} classes")
+    apply_weights(network, weights, path, f"{name} with {data.num_classes} classes")
     label = f"{record.experiment}, seed {record.seed}, {epoch} epoch"
     return FamilySource(label, network.eval(), record, normalization=normalization_of(family, data.name))
+
+
+def _options(record: RunRecord, directory: Path) -> dict[str, Any]:
+    """What the network `cnn` of a run takes.
+
+    Raises:
+        UserError: of another type or size than any run has.
+    """
+    options = {key: record.settings[key] for key in OPTIONS if key in record.settings}
+    for key, value in options.items():
+        kind, least, largest = OPTIONS[key]
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= largest:
+            raise UserError(
+                f"{directory / NAME} has {key} = {value!r:.40}: a number from {least} to {largest} is right"
+            )
+    return options
 
 
 def identify(weights: Mapping[str, Tensor], classes: int, path: Path) -> tuple[str, str]:

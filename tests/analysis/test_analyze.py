@@ -1,6 +1,8 @@
 """`python -m common.analyze`: any two checkpoints or runs, and one line for what cannot be compared."""
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from common.analyze.sources import identify, student_weights
 from common.data import DeviceLoader, load_dataset
 from common.data.normalizations import CIFAR100
 from common.models import create_model
-from tests.processes import SELF_TAUGHT_CNN, record
+from tests.processes import SELF_TAUGHT_CNN, Workspace, record
 
 BASELINE = "base_experiments/base_cnn"
 
@@ -131,6 +133,34 @@ def test_bad_input_is_one_line(arguments, words, analyze, checkpoints, tmp_path,
     assert words in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, generated_data):
+    """The directory of a finished run of `cnn`."""
+    workspace = Workspace(tmp_path_factory.mktemp("finished") / "workspace", generated_data)
+    directory = workspace.experiment(BASELINE)
+    assert workspace.run(BASELINE, "--epochs", "1").code == 0
+    return directory
+
+
+ODD = [
+    *(("settings", "num_channels", value) for value in ("x", -4, None, True, 2.5, [4], 10**6, 10**9)),
+    *(("settings", "dropout_rate", value) for value in ("x", 7, -1, None)),
+    *(("settings", "val_fraction", value) for value in ("x", None, True, -1, 1, 0.999, 1e-9, [0.1])),
+    *(("analysis", "temperature", value) for value in ("x", 0, -1e300, 1e300, True, [4])),
+]
+
+
+@pytest.mark.parametrize(("part", "key", "value"), ODD)
+def test_odd_records_are_one_line(part, key, value, finished, analyze, tmp_path):
+    directory = shutil.copytree(finished, tmp_path / "odd")
+    content = record(directory)
+    content[part][key] = value
+    (directory / "run.json").write_text(json.dumps(content))
+    ended = analyze(directory, "--teacher", finished, "--train-images", "0")
+    assert (ended.code, ended.stdout, ended.stderr.count("\n")) == (2, "", 1), ended
+    assert re.search(key.replace("_", "[-_]"), ended.stderr)
 
 
 def test_networks_are_known_by_their_weights(checkpoints, tmp_path):
