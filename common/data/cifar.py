@@ -102,6 +102,8 @@ def _decode_release(folder: Path, release: _Release) -> dict[str, np.ndarray]:
     if not isinstance(meta, dict) or not isinstance(meta.get(release.names_key), list):
         raise UserError(f"{folder / release.meta}: no list '{release.names_key}'; delete {folder} and fetch it again")
     classes = meta[release.names_key]
+    if not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{folder / release.meta}: a name in '{release.names_key}' is no text")
     for part in ("train", "test"):
         targets = arrays[f"{part}_targets"]
         if len(targets) and not (targets.min() >= 0 and targets.max() < len(classes)):
@@ -140,10 +142,15 @@ def _decode(path: Path, content: bytes, label_key: str) -> tuple[np.ndarray, np.
     labels = batch.get(label_key) if isinstance(batch, dict) else None
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise UserError(f"{path}: not a CIFAR file (no uint8 'data' of 3072 columns)")
-    if not isinstance(labels, list) or len(labels) != len(data) or not all(isinstance(c, int) for c in labels):
+    if not isinstance(labels, list) or len(labels) != len(data) or not all(map(_is_label, labels)):
         raise UserError(f"{path}: not a CIFAR file ('{label_key}' does not have one label an image)")
     images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.asarray(labels, np.int64)
+
+
+def _is_label(value: object) -> bool:
+    """Whether it is a number that an array holds."""
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 _reconstruct = np.empty(0).__reduce__()[0]

@@ -2,11 +2,13 @@
 
 import io
 import pickle
+import shutil
 import struct
 
 import numpy as np
 import pytest
 
+from common.data import load_dataset
 from common.data.cifar import _ALLOWED, _unpickle
 from common.errors import UserError
 
@@ -76,6 +78,40 @@ def test_arrays_and_bytes_of_every_protocol(protocol, tmp_path):
     assert np.array_equal(found["data"], IMAGES)
     assert np.array_equal(found["f"], IMAGES)
     assert found["labels"] == [0, 1]
+
+
+ODD = {
+    "a label beyond all": ("data_batch_2", "labels", lambda labels: [10**30, *labels[1:]], "one label an image"),
+    "a label of text": ("test_batch", "labels", lambda labels: ["cat", *labels[1:]], "one label an image"),
+    "a label too many": ("test_batch", "labels", lambda labels: [*labels, 1], "one label an image"),
+    "a negative label": ("test_batch", "labels", lambda labels: [-1, *labels[1:]], "a label outside the 10 classes"),
+    **{
+        f"a class name that is {name!r}": (
+            "batches.meta",
+            "label_names",
+            lambda names, name=name: [*names[:-1], name],
+            "a name in 'label_names' is no text",
+        )
+        for name in ({"name": "cat"}, None, b"cat", 3, ["cat", "dog"], [])
+    },
+    "class names that are ragged": (
+        "batches.meta",
+        "label_names",
+        lambda names: [["cat"]] * 5 + [["cat", "dog"]] * 5,
+        "a name in 'label_names' is no text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_values_are_one_line(case, generated_data, tmp_path):
+    folder = shutil.copytree(generated_data / "cifar-10-batches-py", tmp_path / "cifar-10-batches-py")
+    file, key, change, message = ODD[case]
+    content = pickle.loads((folder / file).read_bytes(), encoding="latin1")
+    (folder / file).write_bytes(pickle.dumps({**content, key: change(content[key])}))
+    with pytest.raises(UserError, match=message) as refused:
+        load_dataset("cifar10", tmp_path, download=False)
+    assert "\n" not in str(refused.value)
 
 
 def test_names_as_python_2_wrote_them(tmp_path):
