@@ -164,8 +164,10 @@ def _temperature_of(source: Source) -> float | None:
         UserError: it says what is none.
     """
     temperature = (source.record.analysis or {}).get("temperature") if source.record else None
-    known = type(temperature) in (int, float) and SMALLEST_NUMBER <= temperature <= LARGEST_NUMBER
-    if temperature is not None and not known:
+    if temperature is None:
+        return None
+    is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not is_number or not SMALLEST_NUMBER <= temperature <= LARGEST_NUMBER:
         raise UserError(f"the record of {source.label} has the temperature {temperature!r:.40}: give --temperature")
     return temperature
 
