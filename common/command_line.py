@@ -285,6 +285,8 @@ def _stop(signal_number: int, frame: object) -> NoReturn:
 def _exit_with_error(message: str, code: int) -> NoReturn:
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     if os.environ.get("RANK", "0") == "0" or not several:  # one process of a distributed run speaks for all
+        with contextlib.suppress(OSError, ValueError):  # somebody may have closed it
+            sys.stdout.flush()  # where both go to one file, the error is its last line
         print(" ".join(message.split()), file=sys.stderr, flush=True)
     _exit(code)
 

@@ -54,7 +54,8 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
     """
     student.eval()
     sums = torch.zeros(len(EXITS) + 1, dtype=torch.float64, device=runtime.device)
-    for batch in progress(batches.epoch(), len(batches), "evaluating each exit", show=runtime.is_main, delay=1):
+    total = len(batches) if hasattr(batches, "__len__") else None
+    for batch in progress(batches.epoch(), total, "evaluating each exit", show=runtime.is_main, delay=1):
         with runtime.autocast():
             heads = student.heads(batch.images)
         correct = [(heads[name].argmax(1) == batch.targets).sum() for name in EXITS]

@@ -655,12 +655,15 @@ class TestCuda:
 
     @pytest.mark.slow
     def test_the_switch(self, write, train, tmp_path):
-        for body, name in ((self.BODY, "cuda"), (PLAIN, "cpu")):
+        for body, name in (
+            (self.BODY, "on_cuda"),
+            (PLAIN, "on_cpu"),
+        ):  # a `cuda.py` would be PyTorch's module for others
             ended = train(write(body, name), "--cuda-as-cpu", "EXPERIMENT.PROJECT", name)
             assert ended.code == 0, ended.stderr
         losses = [
             json.loads(next((tmp_path / "output" / name).glob("*/metrics.jsonl")).read_text())["train/loss"]
-            for name in ("cuda", "cpu")
+            for name in ("on_cuda", "on_cpu")
         ]
         assert losses[0] == losses[1]
 

@@ -101,6 +101,7 @@ def read_cifar_bytes(error: Exception, monkeypatch, tmp_path: Path) -> None:
 
 
 def read_cache(error: Exception, monkeypatch, tmp_path: Path) -> None:
+    cache.cached(tmp_path, "name", [], dict)
     monkeypatch.setattr(np, "load", raising(error))
     cache.cached(tmp_path, "name", [], dict)
 
