@@ -51,6 +51,7 @@ def imports(file: Path, modules: Set[str]) -> set[str]:
     return (found & modules) - {module_name(file)}
 
 
+@pytest.mark.slow
 def test_imports_run_downwards_and_in_no_circle():
     """`common` knows no paper, papers do not know each other, and no module needs itself."""
     files = {module_name(file): file for file in SOURCES}

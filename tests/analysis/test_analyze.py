@@ -69,6 +69,7 @@ def test_two_checkpoints_beside_a_teacher(analyze, checkpoints, workspace, tmp_p
     assert "| teacher | resnet20 (resnet20.pth)" in ended.stdout
 
 
+@pytest.mark.slow
 def test_several_teachers_and_their_mean(analyze, checkpoints):
     flags = [f for name in ("resnet20", "shufflenet_v2") for f in ("--teacher", checkpoints[name])]
     ended = analyze(checkpoints["resnet8"], *flags, "--train-images", "0")

@@ -3,10 +3,13 @@
 import json
 import multiprocessing
 
+import pytest
+
 from benchmarks.overflow import execute
 from tests.processes import CNN
 
 
+@pytest.mark.slow
 def test_the_largest_entry_of_a_run(workspace, tmp_path):
     workspace.experiment(CNN, num_epochs=1)
     result = tmp_path / "result.json"

@@ -147,6 +147,7 @@ def test_more_rounds_and_no_rounds():
     check(images(60), RandAugment((), count=0, cutout=0), CROP_FLIP)
 
 
+@pytest.mark.slow
 def test_tables_of_pillow_for_every_range_of_values():
     """AutoContrast rounds down in floating point: all lowest and highest values, not only those that noise has."""
     low, high = (half.ravel() for half in np.meshgrid(np.arange(256), np.arange(256)))

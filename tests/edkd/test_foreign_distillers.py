@@ -359,6 +359,7 @@ class TestWhatIsTrained:
 class TestExtraParameters:
     """For the record, whatever it is."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "value"),
         [
@@ -713,6 +714,7 @@ class TestWhatForksDo:
         body = PLAIN + "\n    def train(self, mode=True):\n        super(Theirs, self).train(mode)\n"
         assert method_of(write(body)).distiller.training
 
+    @pytest.mark.slow
     def test_a_teacher_that_a_step_moves_is_part_of_checkpoints(self, write):
         toggled = PLAIN.replace(
             "            logits_teacher, feature_teacher = self.teacher(image)\n",

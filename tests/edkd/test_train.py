@@ -79,6 +79,7 @@ def test_files_of_a_run(run_script, where, teacher, tmp_path):
     assert record["analysis"]["test"]["last"]["fidelity"].keys() == {"resnet14"}
 
 
+@pytest.mark.slow
 def test_a_trial_never_sees_the_test_split(run_script, where, teacher, tmp_path):
     ended = run_script("train", "--cfg", KD, *teacher, *where, "--epochs", "1", "--val-fraction", "0.34", "--no-test")
     assert ended.code == 0, ended.stderr

@@ -85,6 +85,7 @@ def resumed(content: dict[str, Any], directory: Path, **options) -> Trainer:
     return training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_what_a_run_has_written_is_resumed(kind, tmp_path):
     training = built(tmp_path, kind)

@@ -43,6 +43,7 @@ def test_a_run_says_of_itself_what_its_record_has(run_script, where, ensemble, a
         assert f"oxford-iiit ensemble --image-size 64, seed 53303, {epoch} epoch, exit_2" in ended.stdout
 
 
+@pytest.mark.slow
 def test_files_in_place_of_runs(analyze, teachers, ensemble, directory):
     """Two of timm's networks beside an ensemble; its mean weighs logits, two teachers' alone weighs probabilities."""
     pair = [f"{TEACHER}:models/{name}.pth" for name in "ab"]
@@ -80,6 +81,7 @@ def test_bad_input_is_one_line(analyze, teachers, ensemble, directory):
         assert ended.stderr.count("\n") == 1 or ended.stderr.startswith("usage")
 
 
+@pytest.mark.slow
 def test_papers_name_each_others_scripts(run_script, where, teachers, analyze, call, directory):
     assert run_script("train", *where, *teachers, "-n", "student", "-e", "1").code == 0
     ended = call([str(directory / "models/student"), "--device", "cpu"], "common.analyze.__main__")

@@ -144,6 +144,7 @@ def test_agreement_with_each_teacher_beside_its_weight(run_script, checkpoints, 
     assert {*TEACHERS, *by_class, "agreement, %"} <= set(texts)
 
 
+@pytest.mark.slow
 def test_a_student_by_averaging(run_script, checkpoints, small):
     flags = ["--feat-kd", "kl", "--feature-transforms", "independent", "--lr-type", "cosine", "--trial", "7"]
     ended = run_script("train_student_avg", *STUDENT, "--epochs", "2", *flags, *small)

@@ -217,6 +217,7 @@ def test_a_killed_runner_takes_its_children_along(plan):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_results_of_other_flags_are_never_taken_for_these(plan):
     plan.run("--cells", "base/teacher")
     plan.set_budget(flags={"stub *": ["--epochs", "5"]})

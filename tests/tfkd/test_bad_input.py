@@ -500,6 +500,7 @@ class TestResumingADamagedRun:
             message = refused(workspace.arguments(CNN, "--resume"))
             assert re.search("was not written here and cannot be resumed|belongs to a run with", message)
 
+    @pytest.mark.slow
     def test_other_shapes(self, last, refused, workspace):
         content = checkpoint(last)
         content["training"]["weights"]["student.fc2.weight"] = torch.zeros(3, 3)

@@ -184,6 +184,7 @@ def test_baseline(workspace):
         assert set(checkpoint(directory / name)) == {"epoch", "state_dict"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "place"), [("--regularization", "Tf-KD_regularization"), ("--label_smoothing", "label_smoothing")]
 )

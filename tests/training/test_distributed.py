@@ -111,6 +111,7 @@ def test_batch_norm_makes_a_difference_only_through_its_batches(workspace, recor
     assert [line["learning_rate"] for line in one] == [line["learning_rate"] for line in metrics(directory)]
 
 
+@pytest.mark.slow
 def test_both_processes_end_with_the_same_weights_and_statistics(workspace):
     workspace.experiment(CNN, **UNEVEN)
     two(workspace, CNN, prepare=keep_final_weights)
@@ -119,6 +120,7 @@ def test_both_processes_end_with_the_same_weights_and_statistics(workspace):
     assert not differences(first, second)
 
 
+@pytest.mark.slow
 def test_only_the_first_process_writes_and_speaks(workspace):
     directory = workspace.experiment(CNN, **UNEVEN)
     first, second = two(workspace, CNN, prepare=forbid_others_to_write)

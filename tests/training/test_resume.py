@@ -168,6 +168,7 @@ def whole(tmp_path_factory, generated_data) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at(moment, workspace, whole):
     directory = workspace.experiment(CNN)
@@ -181,6 +182,7 @@ def test_killed_at(moment, workspace, whole):
     assert not list(directory.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_leaves_nothing_behind(workspace, whole):
     directory = workspace.experiment(CNN)
     for _ in range(3):

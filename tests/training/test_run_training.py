@@ -19,6 +19,7 @@ TINY = ["--limit-train-batches", "1", "--limit-eval-batches", "1"]
 BASELINE = "base_experiments/base_cnn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -44,6 +45,7 @@ def test_a_finished_run_is_not_overwritten(workspace, flags, words):
     assert record(directory)["settings"]["seed"] == (1 if "--seed" in flags else 0)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_that_starts_again_is_set_aside_first(workspace):
     """Killed at once and resumed, it would otherwise go on with the old run's epochs."""
     directory = workspace.experiment(CNN)
@@ -210,6 +212,7 @@ def test_another_batch_size_than_the_published_is_none_as_published(workspace):
     assert (run.batch_size, run.budget["published_batch_size"]) == (50, 128)
 
 
+@pytest.mark.slow
 def test_variants_have_directories_of_their_own(workspace):
     directory = workspace.experiment(CNN)
     experiments = {}

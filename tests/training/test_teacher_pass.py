@@ -136,6 +136,7 @@ def test_weights_are_the_same_without_with_an_empty_a_half_filled_and_a_filled_f
     assert counts(run()[0]) == (180, 0)  # which mended the file
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_where_the_file_has_it(data, tmp_path, monkeypatch):
     train(data, tmp_path)
     runtime = Runtime(CPU)
@@ -184,6 +185,7 @@ def test_limited_epochs_and_other_seeds_and_splits_share_the_file(data, tmp_path
     assert split_views.indices.max() < len(rest.train) < views.indices.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(33, 75), (16, 40), (80, 90), (90, 90)])
 def test_every_size_of_batches_and_of_the_last_one(sizes, data, tmp_path):
     batch_size, count = sizes
