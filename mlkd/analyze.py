@@ -25,8 +25,7 @@ from common.analysis.networks import with_mean
 from common.analyze.analysis import Source
 from common.analyze.flags import (
     add_analysis_flags,
-    make_analysis,
-    named_students,
+    analyze_named,
     record_of,
     recorded_teachers,
     report,
@@ -124,7 +123,7 @@ def open_source(text: str, given: InputSpec, dataset: str, epoch: str) -> Source
     name, separator, file = text.partition(":")
     if separator and is_architecture(name):
         (teacher,) = load_teachers([(name, file)], given)
-        return Source(f"{name} ({_shown(teacher.checkpoint.path)})", teacher.network)
+        return Source(f"{name} ({os.path.relpath(teacher.checkpoint.path)})", teacher.network)
     path = find_checkpoint(text)
     if path is None:
         raise UserError(f"no run and no checkpoint {text}")
@@ -134,7 +133,7 @@ def open_source(text: str, given: InputSpec, dataset: str, epoch: str) -> Source
             f"{path} has no early exits: say which of timm's networks it is, NAME:{text} (resnetv2_50x1_bit:{text} for "
             "a student's models/<name>.pth)"
         )
-    return _student(_shown(path), weights, path, given)
+    return _student(os.path.relpath(path), weights, path, given)
 
 
 def _from_run(directory: Path, record: RunRecord, given: InputSpec, dataset: str, epoch: str) -> Source:
@@ -159,10 +158,6 @@ def _student(
     network = MultiResNetV2(given.classes).eval()
     apply_weights(network, weights, path, f"a student with {given.classes} classes")
     return Student(label, network, record)
-
-
-def _shown(path: Path) -> str:
-    return os.path.relpath(path)
 
 
 def chosen_teachers(args: argparse.Namespace) -> tuple[list[str], list[float] | None]:
@@ -192,12 +187,12 @@ def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     require_purpose(args, has_teachers=bool(teachers))
     data = load_data(args)
     given = network_input(args, data)
-    students, taught_by = (
-        [open_source(text, given, dataset_name(args), args.epoch) for text in texts]
-        for texts in (named_students(args), teachers)
-    )
-    images = PaperImages(args, data, runtime)
-    return make_analysis(args, data, images, runtime, add_weighted_mean(weights))(students, taught_by)
+    images, mean = PaperImages(args, data, runtime), add_weighted_mean(weights)
+
+    def opened(text: str) -> Source:
+        return open_source(text, given, dataset_name(args), args.epoch)
+
+    return analyze_named(args, teachers, opened, data, images, runtime, mean)
 
 
 @cli_main

@@ -19,17 +19,14 @@ from tqdm import tqdm
 
 from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.errors import UserError
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from mlkd.calibration import Form, calibrate, combine, first_weights
 from mlkd.data import SEED, SplitLoader, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
 
-# flags of training alone
-MEANINGLESS = (
-    *("--compile", "--plain", "--no-graphs", "--resume", "--overwrite", "--stop-after"),
-    *("--teacher-cache", "--teacher-cache-limit"),
-)
+WITH_MEANING = ("--seed", "--limit-train-batches")  # here too: it draws, and fits on training images
+MEANINGLESS = ("--plain", *(flag for flag in TRAINING_ONLY if flag not in WITH_MEANING))
 ACCUMULATED = 128  # images whose gradients are summed before an update, as published
 
 

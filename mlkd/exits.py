@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.pictures import new_figure
-from common.training.progress import progress
+from common.training.progress import count_of, progress
 from common.training.runtime import Runtime, reduce_sum
 from mlkd.student import EXITS, MultiResNetV2
 
@@ -54,7 +54,7 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
     """
     student.eval()
     sums = torch.zeros(len(EXITS) + 1, dtype=torch.float64, device=runtime.device)
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = count_of(batches)
     for batch in progress(batches.epoch(), total, "evaluating each exit", show=runtime.is_main, delay=1):
         with runtime.autocast():
             heads = student.heads(batch.images)

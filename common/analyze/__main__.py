@@ -13,7 +13,7 @@ from typing import Any
 
 from common.analyze.flags import (
     add_analysis_flags,
-    make_analysis,
+    analyze_named,
     named_students,
     record_of,
     recorded_teachers,
@@ -53,10 +53,7 @@ def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     if not isinstance(data.test, ImageArrays):
         raise UserError(f"{data.name} is not held in memory: analyze its runs by their own run.json")
     images = ImagesInMemory(data, args.batch_size, runtime.device)
-    students, taught_by = (
-        [open_source(text, data, args.epoch) for text in texts] for texts in (named_students(args), teachers)
-    )
-    return make_analysis(args, data, images, runtime)(students, taught_by)
+    return analyze_named(args, teachers, lambda text: open_source(text, data, args.epoch), data, images, runtime)
 
 
 @cli_main

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from common.analysis.mcnemar import McNemar
-from common.analysis.metrics import accuracy_by_group, agreement, optimal_temperature
-from common.analysis.networks import analyze_predictions, analyze_teacher, with_mean
+from common.analysis.metrics import accuracy, accuracy_by_group, agreement
+from common.analysis.networks import analyze_teacher, with_mean
 from common.command_line import LARGEST_NUMBER, SMALLEST_NUMBER
 from common.data import BatchLoader, Dataset, ImageSet
 from common.data.device_loader import evenly_spaced
 from common.errors import UserError
 from common.run_record import RunRecord
 from common.training.evaluation import collect
-from common.training.final_analysis import FINAL, TRAIN_IMAGES
+from common.training.final_analysis import FINAL, TRAIN_IMAGES, analyze_outputs
 from common.training.layouts import layout_for
 from common.training.runtime import Runtime
 
@@ -129,26 +129,19 @@ class Analysis(Generic[Networks, Split]):
             test: the images of the test split.
             on_test: the teachers' logits on them, and their mean's.
         """
-        outputs, targets = self._logits(source, test)
+        found = {"test": self._logits(source, test)}
         train, validation = self.images.parts(source)
-        held_out, labels = self._logits(source, validation) if validation is not None else ({}, targets)
+        if validation is not None:
+            found["validation"] = self._logits(source, validation)
         temperature = self.temperature or _temperature_of(source)
-
-        def of(name: str) -> dict[str, Any]:
-            best = optimal_temperature(held_out[name], labels) if name in held_out else None
-            how = {"temperature": temperature, "validation_temperature": best}
-            return analyze_predictions(outputs[name], targets, on_test, self.data.classes, **how)
-
-        exits = {name: of(name) for name in outputs if name != FINAL}
-        result: dict[str, Any] = {"test": {**of(FINAL), **({"exits": exits} if exits else {})}}
+        result: dict[str, Any] = {"test": analyze_outputs(found, on_test, self.data.classes, temperature)}
         if self.train_images:
             train = train.take(evenly_spaced(len(train), self.train_images))
             own, labels = self._logits(source, train)
             theirs = self.add_mean({name: self._logits(teacher, train)[0][FINAL] for name, teacher in teachers.items()})
             shares = {name: agreement(own[FINAL], each) for name, each in theirs.items()}
-            hits = 100 * float((own[FINAL].argmax(1) == labels).double().mean())
-            result["train"] = {"images": len(train), "accuracy": hits, "agreement": shares}
-        return {"label": source.label, "temperature": temperature, **result, "logits": outputs[FINAL]}
+            result["train"] = {"images": len(train), "accuracy": accuracy(own[FINAL], labels), "agreement": shares}
+        return {"label": source.label, "temperature": temperature, **result, "logits": found["test"][0][FINAL]}
 
 
 def _check_files(sources: Sequence[Source]) -> None:

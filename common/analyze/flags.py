@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +85,28 @@ def require_purpose(args: argparse.Namespace, *, has_teachers: bool) -> None:
         )
 
 
-def make_analysis(
+def analyze_named(
     args: argparse.Namespace,
+    teachers: Sequence[str],
+    open_source: Callable[[str], Networks],
     data: Dataset[Split],
     images: Images[Networks, Split],
     runtime: Runtime,
     add_mean: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = with_mean,
-) -> Analysis[Networks, Split]:
-    """The analysis that the flags ask for."""
+) -> dict[str, Any]:
+    """What `Analysis` says of the students that the flags name.
+
+    Args:
+        args: flags.
+        teachers: what names theirs.
+        open_source: gives the network of such a name.
+        data, images, runtime, add_mean: as of `Analysis`.
+    """
     limit = args.limit_eval_batches
     test_images = None if limit is None else limit * args.batch_size
-    return Analysis(data, images, runtime, test_images, args.train_images, args.temperature, add_mean)
+    analysis = Analysis(data, images, runtime, test_images, args.train_images, args.temperature, add_mean)
+    students = [open_source(text) for text in named_students(args)]
+    return analysis(students, [open_source(text) for text in teachers])
 
 
 def report(args: argparse.Namespace, result: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from common.data import BatchLoader
 from common.training.cuda_graphs import CudaGraphs, GraphedCallable, graphs_blocker
 from common.training.gpu_memory import explained_out_of_memory
 from common.training.layouts import layout_for
-from common.training.progress import progress
+from common.training.progress import count_of, progress
 from common.training.runtime import Runtime, reduce_sum
 
 
@@ -69,9 +69,8 @@ class Evaluation:
         was_training = self.network.training
         self.network.eval()
         self._sums.zero_()
-        total = len(self.batches) if hasattr(self.batches, "__len__") else None  # people's own batches need none
-        batches = progress(self.batches.epoch(), total, self.title, show=self.runtime.is_main, delay=1)
-        for batch in batches:
+        total = count_of(self.batches)
+        for batch in progress(self.batches.epoch(), total, self.title, show=self.runtime.is_main, delay=1):
             self._take_in(batch.images, batch.targets)
         self.network.train(was_training)
         correct, among_five, loss, count = reduce_sum(self._sums, self.runtime).tolist()

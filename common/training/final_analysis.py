@@ -104,7 +104,7 @@ def analyze_run(
     if run is None:
         return None
     logits, targets = teacher.get("test", ({}, None))[0], student["last"]["test"][1]
-    parts = {epoch: _of_epoch(found, logits, classes, method.temperature) for epoch, found in student.items()}
+    parts = {epoch: analyze_outputs(found, logits, classes, method.temperature) for epoch, found in student.items()}
     analysis = {
         "temperature": method.temperature,
         "test": {
@@ -161,13 +161,20 @@ def _unique(names: Sequence[str], count: int) -> list[str]:
     return [f"{name} {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def _of_epoch(
+def analyze_outputs(
     found: Mapping[str, tuple[dict[str, Tensor], Tensor]],
     teachers: Mapping[str, Tensor],
     classes: Sequence[str],
     temperature: float | None,
 ) -> dict[str, Any]:
-    """The test analysis of the final output, and under `exits` of each other one."""
+    """The test analysis of the final output, and under `exits` of each other one.
+
+    Args:
+        found: "test", and "validation" where there is one -> logits by output, each [N, K], and the targets [N].
+        teachers: name -> logits on the test split; several with their mean.
+        classes: names of the classes.
+        temperature: of the method, for a second divergence; None where it has none.
+    """
     outputs, targets = found["test"]
     validation, labels = found.get("validation", ({}, targets))
 

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -39,6 +39,11 @@ def _with_lines(batches: Iterable[T], total: int | None, title: str) -> Iterator
             print(f"{title}: {count} after {duration(now - started)}", file=sys.stderr, flush=True)
             said = now
         yield batch
+
+
+def count_of(batches: Any) -> int | None:
+    """Batches per epoch; None where it is not known: people's own batches need not have a length."""
+    return len(batches) if hasattr(batches, "__len__") else None
 
 
 class TimeLeft:

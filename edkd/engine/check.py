@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import traceback
 import unittest.mock
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +98,11 @@ def check_distiller(setting: Setting) -> Iterator[Finding]:
     for message in method.messages:
         yield Finding("evaluation", None, message)
     yield _teacher_mode(method)
-    yield from _reading(method, setting)
+    logits_only = yield from _reading(method, setting)
     plain = _train(setting, plain=True)
     yield Finding("training", all(map(math.isfinite, plain)), f"losses of {setting.steps} steps: {_shown(plain)}")
+    if logits_only and _does_without_features(setting, plain):
+        yield Finding("features", None, "`teacher_features = False` in the class would make its teacher faster")
     yield _compared("fast mode", plain, _train(setting, plain=False))
     yield _channels_last(setting, plain)
     yield _capture(setting)
@@ -193,7 +195,8 @@ for _name in ("__iter__", "__or__", "__ror__", "items", "values", "copy", "popit
     setattr(_Read, _name, _noting(_name, one=False))
 
 
-def _reading(method: Distillation, setting: Setting) -> Iterator[Finding]:
+def _reading(method: Distillation, setting: Setting) -> Generator[Finding, None, bool]:
+    """Which features are looked at; returns whether of the teacher none are that it gives."""
     seen: dict[str, set[str]] = {"student": set(), "teacher": set()}
     for network in method.modules():
         role = "student" if isinstance(network, StudentView) else "teacher"
@@ -205,12 +208,10 @@ def _reading(method: Distillation, setting: Setting) -> Iterator[Finding]:
         method(*batch.inputs[:3], 0, *batch.inputs[3:])
     for role, names in seen.items():
         yield Finding("features", None, f"of the {role}: {', '.join(sorted(names)) or 'none'}")
-    logits_only = not seen["teacher"] and any(isinstance(m, TeacherView) for m in method.modules())
-    if logits_only and _does_without_features(setting):
-        yield Finding("features", None, "`teacher_features = False` in the class would make its teacher faster")
+    return not seen["teacher"] and any(isinstance(m, TeacherView) for m in method.modules())
 
 
-def _does_without_features(setting: Setting) -> bool:
+def _does_without_features(setting: Setting, plain: list[float]) -> bool:
     """Whether a distiller has the same losses with teachers that give logits alone."""
     kind = distiller_class(setting.cfg.DISTILLER.TYPE)
     try:
@@ -220,7 +221,7 @@ def _does_without_features(setting: Setting) -> bool:
         if is_out_of_memory(error):
             raise
         return False
-    return bool(_compared("features", _train(setting, plain=True), without).holds)
+    return bool(_compared("features", plain, without).holds)
 
 
 def _watched(forward: Any, seen: set[str]) -> Any:

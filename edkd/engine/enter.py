@@ -23,7 +23,7 @@ PAIRS = sorted(file.stem for file in (CONFIGS / "kd").glob("*.yaml"))
 COMMON = ("EXPERIMENT", "DISTILLER", "SOLVER", "LOG", "DATASET")
 
 
-def configuration(source: str, pair: str, own_file: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+def configuration(source: str, pair: str, own_file: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """What a distiller is trained with: networks and schedule of a pair's KD file, its own keys, teachers and trainer.
 
     Args:

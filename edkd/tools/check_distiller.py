@@ -78,7 +78,7 @@ def prepare(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> Settin
     """Networks and data that the pair's configuration asks for. Teachers without a given file are untrained."""
     distiller_class(args.distiller)  # its file may declare keys
     cfg = CFG.clone()
-    cfg.merge_from_mapping(configuration(args.distiller, args.pair, own_file(args), []))
+    cfg.merge_from_mapping(configuration(args.distiller, args.pair, own_file(args)))
     cfg.merge_from_list(args.opts)
     check(cfg)
     cfg.freeze()
@@ -94,8 +94,9 @@ def prepare(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> Settin
     normalization, augmentation = CIFAR100
     options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "limit": 1, "strong": strong}
     batches = DeviceLoader(data.train, cfg.SOLVER.BATCH_SIZE, normalization, runtime.device, **options)
+    seen = next(batches.epoch(0)).images.cpu()
     for network in [student, *([] if cfg.DISTILLER.TEACHER_CKPT else teachers)]:
-        settle_batch_norm(network, next(batches.epoch(0)).images.cpu())
+        settle_batch_norm(network, seen)
     return Setting(cfg, student, teachers, batches, runtime, args.steps)
 
 
