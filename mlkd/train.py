@@ -31,7 +31,7 @@ from common.training.final_analysis import TestOutputs
 from common.training.launch import is_launched, launch_processes
 from common.training.run_training import RunSpec, run_training
 from common.training.runs import RunDirectory, write_json
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
 from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
 from mlkd.ensemble import Ensemble, EnsembleFile, read_ensemble
@@ -161,6 +161,7 @@ def analyze_policy(student: MultiResNetV2, image_size: int, outputs: TestOutputs
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     ensemble = chosen_ensemble(args)
+    end_if_checked(args)
     if runtime.is_main:
         what = f"the teachers of {ensemble.path}" if ensemble else f"teacher {args.model} from {args.checkpoint}"
         print(f"loading {dataset_name(args)} and {what}", flush=True)
@@ -208,7 +209,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    if args.world_size > 1 and not is_launched():
+    if args.world_size > 1 and not is_launched() and not args.check_settings:
         launch_processes(args.world_size)
     with runtime_from(args) as runtime:
         run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)

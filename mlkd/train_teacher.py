@@ -26,7 +26,7 @@ from common.data.flags import add_no_test_flag, visible
 from common.training.evaluation import evaluate
 from common.training.launch import is_launched, launch_processes
 from common.training.run_training import RunSpec, run_training
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
 from mlkd.data import BATCH_SIZE, SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
 from mlkd.methods import FineTuning
@@ -67,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     require_architecture(args.model)
+    end_if_checked(args)
     if runtime.is_main:
         print(f"loading {dataset_name(args)} and {args.model}", flush=True)
     data = visible(args, load_data(args))
@@ -94,7 +95,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    if args.world_size > 1 and not is_launched():
+    if args.world_size > 1 and not is_launched() and not args.check_settings:
         launch_processes(args.world_size)
     with runtime_from(args) as runtime:
         run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)

@@ -87,7 +87,8 @@ def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, 
             socket.getaddrinfo(*master)
         except OSError as error:  # nobody would wait there, and the others would for minutes
             raise UserError(f"--dist-url {args.dist_url}: no such machine ({error.strerror})") from error
-    launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
+    if not args.check_settings:
+        launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
 
 
 def load_data(args: argparse.Namespace, given: str | None) -> Dataset:

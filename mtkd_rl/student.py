@@ -29,7 +29,7 @@ from common.training.final_analysis import Extension
 from common.training.layouts import layout_for
 from common.training.run_training import RunSpec, run_training
 from common.training.runs import RunFiles
-from common.training.runtime import Runtime, runtime_from
+from common.training.runtime import Runtime, end_if_checked, runtime_from
 from common.training.schedules import Schedule, step_decay
 from mtkd_rl.experiment import (
     GAMMA,
@@ -147,6 +147,7 @@ def specify(
     after_epoch: AfterEpoch[M] | None,
 ) -> RunSpec:
     """The run that the flags ask for."""
+    end_if_checked(args)
     data, names = visible(args, given_data(args)), args.teacher_name_list
     student = build_network(args.arch, data.num_classes, "--arch")
     teachers = [find_teacher(name, args.dataset, args.checkpoint_dir) for name in names]

@@ -36,7 +36,7 @@ from common.training.engine import Trainer
 from common.training.method import Method, StepOutput
 from common.training.run_training import RunSpec, run_training
 from common.training.runs import RunDirectory, RunFiles, write_json
-from common.training.runtime import Runtime, runtime_from
+from common.training.runtime import Runtime, end_if_checked, runtime_from
 from common.training.schedules import step_decay
 from mtkd_rl.experiment import (
     DATASETS,
@@ -158,6 +158,7 @@ def parse_arguments() -> argparse.Namespace:
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     require_networks([args.model], "--model")
+    end_if_checked(args)
     data = visible(args, load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder))
     student = build_network(args.model, data.num_classes, "--model")
     place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from common.data import Dataset
 from common.errors import UserError
@@ -11,7 +12,7 @@ from common.models import Network
 from common.own_code import construct
 from common.training.method import Method, load_method
 from common.training.teachers import TeacherCheckpoint
-from tfkd.experiment import PAPER, build_network, resolve_num_classes
+from tfkd.experiment import PAPER, build_network, network_options, resolve_num_classes
 from tfkd.losses import regularization_scale
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
@@ -34,21 +35,13 @@ def build_method(
         UserError: flags that do not go together, a key or a teacher that is missing.
     """
     file = model_dir / "params.json"
+    keys = require_method(args, file, params)
     num_classes = resolve_num_classes(args.num_class, data)
     student = build_network(params.student, params, file, num_classes)
     if args.double_training:
-        if params.has_teacher:
-            raise UserError(
-                f"--double_training takes no teacher, but {file} names {params.teacher}: "
-                "give a base_experiments directory"
-            )
         find_teacher(params.student, model_dir).load_into(student)
     if not params.has_teacher:
-        for flag in ("self_training", "pt_teacher"):
-            if getattr(args, flag):
-                raise UserError(f"--{flag} needs a teacher, and {file} names none: give a kd_experiments directory")
         if args.regularization:
-            keys = params.require(file, "--regularization", "reg_alpha", "reg_temperature", "multiplier")
             method = Regularization(
                 student, keys["reg_alpha"], keys["reg_temperature"], keys["multiplier"], form=args.loss_form
             )
@@ -56,26 +49,43 @@ def build_method(
         if args.label_smoothing:
             scale = 1.0
             if args.matched_scale:
-                keys = params.require(file, "--matched_scale", "reg_alpha", "multiplier")
                 scale = regularization_scale(keys["reg_alpha"], keys["multiplier"], num_classes, form=args.loss_form)
             return LabelSmoothing(student, form=args.loss_form, scale=scale), []
         return _own_method(args.method, student) if args.method else Baseline(student), []
-
-    for flag in ("regularization", "label_smoothing"):
-        if getattr(args, flag):
-            raise UserError(
-                f"--{flag} takes no teacher, but {file} names {params.teacher}: give a base_experiments directory"
-            )
-    keys = params.require(file, "distillation", "alpha", "temperature")
-    if args.self_training:
-        if params.teacher != params.student:
-            raise UserError(f"--self_training: in {file} {params.student} is taught by {params.teacher}, not by itself")
-        keys |= params.require(file, "--self_training", "multiplier")
     found = find_teacher(params.teacher, model_dir, args.pt_teacher)
     teacher = load_teacher(found, params, file, num_classes)
     if args.method:
         return _own_method(args.method, student, teacher), [found]
     return Distillation(student, teacher, **keys, form=args.loss_form), [found]
+
+
+def require_method(args: argparse.Namespace, file: Path, params: Params) -> dict[str, Any]:
+    """The keys of `file` that the method needs, beside flags that go together and with them.
+
+    Raises:
+        UserError: they do not, or a key is missing.
+    """
+    for name in (params.student, *([params.teacher] if params.has_teacher else [])):
+        network_options(name, params, file)
+    untaught = [flag for flag in ("double_training", "regularization", "label_smoothing") if getattr(args, flag)]
+    taught = [flag for flag in ("self_training", "pt_teacher") if getattr(args, flag)]
+    if params.has_teacher and untaught:
+        raise UserError(
+            f"--{untaught[0]} takes no teacher, but {file} names {params.teacher}: give a base_experiments directory"
+        )
+    if not params.has_teacher and taught:
+        raise UserError(f"--{taught[0]} needs a teacher, and {file} names none: give a kd_experiments directory")
+    if args.regularization:
+        return params.require(file, "--regularization", "reg_alpha", "reg_temperature", "multiplier")
+    if args.matched_scale:
+        return params.require(file, "--matched_scale", "reg_alpha", "multiplier")
+    if not params.has_teacher:
+        return {}
+    if args.self_training:
+        if params.teacher != params.student:
+            raise UserError(f"--self_training: in {file} {params.student} is taught by {params.teacher}, not by itself")
+        return params.require(file, "--self_training", "alpha", "temperature", "multiplier")
+    return params.require(file, "distillation", "alpha", "temperature")
 
 
 def _own_method(source: str, *networks: Network) -> Method:

@@ -75,16 +75,22 @@ def resolve_num_classes(num_class: int, data: Dataset) -> int:
     return num_class
 
 
+def network_options(name: str, params: Params, file: Path) -> dict[str, Any]:
+    """What `params` (read from `file`) says of a network besides its name.
+
+    Raises:
+        UserError: a key is missing that the architecture needs.
+    """
+    return params.require(file, "the network 'cnn'", "num_channels", "dropout_rate") if name == "cnn" else {}
+
+
 def build_network(name: str, params: Params, file: Path, num_classes: int) -> Network:
     """A network of the Tf-KD family with the options that `params` (read from `file`) gives it.
 
     Raises:
         UserError: a key is missing that the architecture needs.
     """
-    options: dict[str, Any] = {}
-    if name == "cnn":
-        options = params.require(file, "the network 'cnn'", "num_channels", "dropout_rate")
-    return create_model(name, num_classes, family=PAPER, **options)
+    return create_model(name, num_classes, family=PAPER, **network_options(name, params, file))
 
 
 def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, DeviceLoader]:

@@ -24,9 +24,9 @@ from common.training.checkpoints import load_weights
 from common.training.engine import Trainer
 from common.training.method import load_method
 from common.training.run_training import Budget, RunSpec, run_training
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
-from tfkd.build import build_method, load_teacher
+from tfkd.build import build_method, load_teacher, require_method
 from tfkd.experiment import PAPER, load_data, make_batches, open_experiment, resolve_num_classes
 from tfkd.outputs import (
     METHOD_FLAGS,
@@ -101,6 +101,8 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     model_dir, params = open_experiment(args.model_dir)
+    require_method(args, model_dir / "params.json", params)
+    end_if_checked(args)
     data = visible(args, load_data(args, params))
     method, teachers = build_method(args, model_dir, params, data)
     epochs = args.epochs or params.num_epochs

@@ -27,6 +27,7 @@ from common.command_line import (
     seed_number,
 )
 from common.plan.budgets import Budget, load_budget
+from common.plan.checks import require_accepted
 from common.plan.datasets import ensure_dataset, is_present
 from common.plan.estimate import estimate
 from common.plan.executors import Executor, LocalExecutor, cpu_count
@@ -117,7 +118,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=V,...",
-        help="search over a key of a YAML file, of params.json, or a flag ('--kd_T=2,4'), in trials that never see the "
+        help="search over a key of a YAML file, of params.json, or a flag ('--kd-T=2,4'), in trials that never see the "
         "test split (docs/tuning.md); repeatable; KEY=LOW:HIGH[:log] is drawn from",
     )
     add("--trials", type=positive_int, metavar="N", help="of each method, drawn at random (default: the smallest grid)")
@@ -267,7 +268,7 @@ def make_search(args: argparse.Namespace, budget: Budget, tasks: Sequence[Task])
     runs, by_run = {task.run.key: task.run for task in tasks}, {(task.run.key, task.seed): task for task in tasks}
     needed = {(run.paper, need) for run in runs.values() for need in run.depends_on}
     named = bool(args.cells or args.tables)
-    grids = make_grids(parse_axes(args.sweep), list(runs.values()), needed, args.experiments, all_of_them=named)
+    grids = make_grids(parse_axes(args.sweep), list(runs.values()), needed, args.experiments, budget, all_of_them=named)
     where = {"output": args.output, "data": args.data_dir, "experiments": args.experiments}
     trials = equal_trials(grids, args.trials, seed=0)
     needs = lambda run, seed: by_run[run.key, seed].depends_on  # noqa: E731
@@ -390,6 +391,7 @@ def main() -> None:
     tasks, released = chosen_tasks(args, budget, tables)
     search = make_search(args, budget, tasks) if args.sweep else None
     if search:
+        require_accepted(search.trials)
         tasks = list(dict.fromkeys([*search.first_tasks, *search.last_tasks]))
     print(f"budget {budget.name}: {budget.description}\nruns: {len(tasks)}")
     for replaced in released:

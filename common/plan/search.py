@@ -176,9 +176,14 @@ class Search:
         return SearchTask(run, seed, self.budget, self.needs(grid.run, seed), home, data, params, until, label)
 
     @property
+    def trials(self) -> list[SearchTask]:
+        """Those of all methods."""
+        return [task for candidate in self.candidates for task in candidate.trials.values()]
+
+    @property
     def first_tasks(self) -> list[Task]:
         """What must be there before anything is chosen: the trials with what they need."""
-        return with_needs([task for candidate in self.candidates for task in candidate.trials.values()])
+        return with_needs(self.trials)
 
     @property
     def last_tasks(self) -> list[Task]:

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from common.command_line import nearest
 from common.errors import UserError
+from common.plan.budgets import Budget
 from common.plan.cells import Settings
 from common.plan.plan import PlannedRun
 
 if TYPE_CHECKING:
     import numpy as np
 
+BETWEEN_VALUES = r",(?![^\[(]*[\])])"  # commas, but not those of a list
 MOST_TRIALS = 10_000  # of a run
 PERMUTED = 1 << 20  # combinations: of more, each is drawn by itself
+EPOCHS = ("epochs", "num_epochs", "SOLVER.EPOCHS")  # what a run's length is called
+OF_THE_PLAN = ("--seed", "--data-dir", "--val-fraction", "--stop-after")  # flags that it gives to trials
 MISSES = 10_000  # draws in a row that give nothing new, after which there is nothing
 
 Combination = tuple[tuple[str, str], ...]
@@ -31,7 +35,7 @@ class Axis:
     """What is tried of one key: some values, or an interval to draw from.
 
     Attributes:
-        key: of a YAML configuration (KD.TEMPERATURE), of `params.json` (alpha), or a flag (--kd_T).
+        key: of a YAML configuration (KD.TEMPERATURE), of `params.json` (alpha), or a flag (--kd-T).
         values: as they were written; empty for an interval.
         low, high: of an interval.
         is_logarithmic: whether the interval is drawn from by its logarithm.
@@ -70,10 +74,10 @@ def parse_axis(text: str) -> Axis:
         if not -math.inf < low < high < math.inf or high - low == math.inf or (logarithmic and low <= 0):
             raise UserError(f"--sweep '{text}': an interval is LOW:HIGH of two numbers (both above 0 for :log)")
         return Axis(key, low=low, high=high, is_logarithmic=logarithmic)
-    values = [value.strip() for value in rest.split(",")]
+    values = [value.strip() for value in re.split(BETWEEN_VALUES, rest)]
     if not any(values):
         raise UserError(f"--sweep '{text}': the grid is empty; give values, such as 'KD.TEMPERATURE=2,4,8'")
-    if not all(values) or len(set(values)) < len(values):
+    if not all(values) or len({_number_or_text(value) for value in values}) < len(values):
         raise UserError(f"--sweep '{text}': a value is empty or stands twice")
     return Axis(key, tuple(values))
 
@@ -83,7 +87,7 @@ def parse_axes(texts: Sequence[str]) -> list[Axis]:
     UserError: as `parse_axis`, or a key that is given twice.
     """
     axes = [parse_axis(text) for text in texts]
-    keys = [axis.key for axis in axes]
+    keys = [_spelled(axis.key) for axis in axes]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise UserError(f"--sweep: the key {twice} is given twice; put all its values into one")
     return axes
@@ -142,10 +146,15 @@ class Grid:
 
 
 def _same(text: str, value: Any) -> bool:
+    return _number_or_text(text) == _number_or_text(str(value))
+
+
+def _number_or_text(text: str) -> float | str:
+    """What tells values apart: 4 and 4.0 are one."""
     try:
-        return float(text) == float(value)
-    except (TypeError, ValueError):
-        return text == str(value)
+        return float(text)
+    except ValueError:
+        return text
 
 
 def make_grids(
@@ -153,6 +162,7 @@ def make_grids(
     runs: Sequence[PlannedRun],
     needed: set[tuple[str, str]],
     experiments: Path,
+    budget: Budget,
     *,
     all_of_them: bool,
 ) -> list[Grid]:
@@ -163,25 +173,26 @@ def make_grids(
         runs: those that the command line chooses, with what they need.
         needed: keys of runs that others here need: without a swept key of their own they are taken as they are.
         experiments: directory of plan and parameters.
+        budget: whose flags come after those of the runs.
         all_of_them: whether somebody named the runs, so that one without a key is a mistake.
 
     Raises:
-        UserError: a key that no run has, or a chosen run without a key.
+        UserError: a key that no run has, or that is not free to choose; a chosen run without a key.
     """
     settings = Settings(experiments)
     has = {run.key: _settings_of(run, settings) for run in runs if run.trains}
     for axis in axes:
-        if not any(_plain(axis.key) in keys for keys in has.values()):
+        if not any(_spelled(axis.key) in keys for keys in has.values()):
             names = sorted({name for keys in has.values() for name in keys})
             hint = nearest(axis.key, names, "python -m common.plan.cells")
             raise UserError(f"--sweep: none of the chosen runs has the key {axis.key}: {hint}")
     grids = []
     for run in runs:
-        own = tuple(axis for axis in axes if _plain(axis.key) in has.get(run.key, {}))
+        own = tuple(axis for axis in axes if _spelled(axis.key) in has.get(run.key, {}))
         if own and run.key not in needed:
-            published = {axis.key: has[run.key][_plain(axis.key)] for axis in own}
+            published = {axis.key: has[run.key][_spelled(axis.key)] for axis in own}
             for axis in own:
-                _require_numbers(axis, published[axis.key], run)
+                _require_free(axis.key, run, budget)
             grids.append(Grid(run, own, published))
         elif all_of_them and run.trains and run.key not in needed:
             keys = ", ".join(axis.key for axis in axes)
@@ -191,33 +202,29 @@ def make_grids(
     return grids
 
 
-def _require_numbers(axis: Axis, published: Any, run: PlannedRun) -> None:
+def _require_free(key: str, run: PlannedRun, budget: Budget) -> None:
     """Raises:
-    UserError: words for a key that is published with a number, which every trial would end with.
+    UserError: a key that the budget sets, or the plan for every run: trials would all be the same.
     """
-    if (number := _finite(published)) is None:
-        return
-    if wrong := next((value for value in axis.values if _finite(value) is None), None):
-        raise UserError(f"--sweep: {axis.key} is a number ({number:g} in {run.experiment}), and '{wrong}' is none")
-
-
-def _finite(value: Any) -> float | None:
-    """The number that a value is, or says; None where it is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    given = {_spelled(word) for word in budget.flags_of(run.name)}
+    of_the_plan = _spelled(key) in map(_spelled, OF_THE_PLAN)
+    if of_the_plan or _spelled(key) in given or (_plain(key) in EPOCHS and "--epochs" in given):
+        whose = "the plan" if of_the_plan else f"the budget {budget.name}"
+        raise UserError(f"--sweep: {key} is what {whose} sets itself, for {run.experiment} too")
 
 
 def _settings_of(run: PlannedRun, settings: Settings) -> dict[str, Any]:
-    """What a run is trained by, by the plain names of the keys."""
-    flags = dict(zip(run.command, run.command[1:], strict=False))
-    return {_plain(key): value for key, value in {**settings.of(run), **_long_flags(flags)}.items()}
+    """What a run is trained by: keys of its file, and flags."""
+    pairs = zip(run.command, run.command[1:], strict=False)
+    flags = {key: value for key, value in pairs if key.startswith("--")}
+    has_file = run.parameters is not None or settings.plans[run.paper].get("configuration") in run.command
+    named = {key if has_file else f"--{key}": value for key, value in settings.of(run).items()}
+    return {_spelled(key): value for key, value in {**named, **flags}.items()}
 
 
-def _long_flags(flags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in flags.items() if key.startswith("--")}
+def _spelled(key: str) -> str:
+    """A key as it is compared: in flags, - and _ are one."""
+    return f"--{_plain(key)}" if key.startswith("-") else key
 
 
 def _plain(key: str) -> str:

@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -23,7 +24,7 @@ AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # flags that mean nothing where one network is evaluated once
 TRAINING_ONLY = (
     *("--compile", "--no-graphs", "--seed", "--resume", "--overwrite", "--limit-train-batches", "--stop-after"),
-    *("--teacher-cache", "--teacher-cache-limit"),
+    *("--teacher-cache", "--teacher-cache-limit", "--check-settings"),
 )
 
 
@@ -71,6 +72,11 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
         help="stop when N epochs are done, those of earlier starts included; --resume goes on",
     )
     add("--overwrite", action="store_true", help="set aside another run, or a finished one, that is in its directory")
+    add(
+        "--check-settings",
+        action="store_true",
+        help="say what is wrong with flags and settings, without data and teachers, and end",
+    )
     add("--limit-train-batches", type=positive_int, metavar="N", help="at most N training batches per epoch")
     add(
         "--teacher-cache",
@@ -87,6 +93,13 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
     )
     add("--limit-eval-batches", type=positive_int, metavar="N", help="at most N batches an evaluation")
     add("--num-threads", type=thread_count, metavar="N", help="CPU threads (default: PyTorch's choice)")
+
+
+def end_if_checked(args: argparse.Namespace) -> None:
+    """With `--check-settings`, end the script: flags and settings are read, and nothing is wrong with them."""
+    if args.check_settings:
+        print("nothing is wrong with these flags and settings")
+        sys.exit(0)
 
 
 @dataclasses.dataclass(frozen=True)

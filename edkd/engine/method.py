@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from edkd.distillers._base import StudentTraining, TeacherLogits, TeacherView, V
 from edkd.engine.config import TEMPERATURE_KEYS, own_section
 from edkd.engine.contrast import ContrastSampler
 from edkd.engine.dot import DOT
-from edkd.engine.experiment import INPUT_SIZES, PAIRED, treated_as
+from edkd.engine.experiment import INPUT_SIZES, PAIRED, build_network, treated_as
 from edkd.engine.explain import explain, pair_of
 from edkd.engine.node import Node
 from edkd.engine.own_state import OwnState, shared_variables_kept
@@ -34,6 +34,8 @@ from edkd.engine.solver import make_optimizer
 # names that the forks' distillers have for both views of an image
 WEAK_VIEW = ("image", "image_weak", "image_w", "weak_image")
 STRONG_VIEW = ("image_strong", "image_s", "image_aug", "strong_image")
+
+SOME_CLASSES = SOME_IMAGES = 100  # of a dataset that is not there
 
 
 class ForwardTest(nn.Module):
@@ -229,18 +231,42 @@ def make_method(
     if "dot" in trainer and runtime.amp == "fp16":
         raise UserError(f"SOLVER.TRAINER {trainer} has no loss scaling for two losses: use --amp bf16 or --amp off")
     targets = targets.cpu()  # where everything is built; the loop moves the whole
-    try:
+    with _explained(cfg):
         tried = dry_run(cfg, student, teachers, targets, runtime)
-    except UserError:
-        raise
-    except Exception as error:  # whatever somebody else's code may raise
-        kind = cfg.DISTILLER.TYPE
-        raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
     method = build_method(cfg, make_distiller(cfg, student, teachers, len(targets)), targets)
     method.messages += tried.messages
     method.teachers_move = tried.teachers_move
     method.temperature = temperature_of(cfg)
     return method
+
+
+def try_constructor(cfg: Node, dataset: str, teachers: Sequence[str]) -> None:
+    """Build the distiller of untrained networks, for a dataset that is not there: constructors check their own keys.
+
+    Args:
+        cfg: configuration.
+        dataset: whose networks they are.
+        teachers: their names.
+
+    Raises:
+        UserError: what a constructor raises.
+    """
+    named = [(cfg.DISTILLER.STUDENT, "DISTILLER.STUDENT"), *((name, "DISTILLER.TEACHER") for name in teachers)]
+    student, *given = (build_network(name, dataset, SOME_CLASSES, key) for name, key in named)
+    with _explained(cfg):
+        make_distiller(cfg, student, given, SOME_IMAGES)
+
+
+@contextlib.contextmanager
+def _explained(cfg: Node) -> Iterator[None]:
+    """Within it, whatever somebody else's code raises is told in one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        kind = cfg.DISTILLER.TYPE
+        raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
 
 
 def forked_random_state(device: torch.device) -> contextlib.AbstractContextManager:

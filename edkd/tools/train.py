@@ -16,7 +16,7 @@ from common.data.flags import add_data_flags, visible
 from common.models import Network
 from common.own_code import failures_told, provenance
 from common.training.run_training import Budget, RunSpec, run_training
-from common.training.runtime import Runtime, add_runtime_flags, runtime_from
+from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
 from common.training.teachers import TeacherCheckpoint
 from edkd.distillers import OURS
@@ -25,7 +25,7 @@ from edkd.engine.config import configuration_file, experiment_name, load_config,
 from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.experiment import PAPER, build_network, load_data, make_batches, require_network, treated_as
 from edkd.engine.explain import explain_in_training
-from edkd.engine.method import make_method
+from edkd.engine.method import make_method, try_constructor
 from edkd.engine.node import Node
 from edkd.engine.outputs import Outputs
 from edkd.engine.signatures import extra_parameters
@@ -59,6 +59,9 @@ def specify(
     require_network(cfg.DISTILLER.STUDENT, dataset, "DISTILLER.STUDENT")
     for name in names:
         require_network(name, dataset, "DISTILLER.TEACHER")
+    if args.check_settings:
+        try_constructor(cfg, dataset, names)
+    end_if_checked(args)
     data = visible(args, load_data(args, cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE))
     student = build_network(cfg.DISTILLER.STUDENT, dataset, data.num_classes, "DISTILLER.STUDENT")
     checkpoints = teacher_files(cfg, data)

@@ -12,6 +12,7 @@ parser = argparse.ArgumentParser()
 for flag in ("--model_dir", "--seed", "--epochs", "--data-dir", "--val-fraction", "--stop-after"):
     parser.add_argument(flag)
 parser.add_argument("--no-test", action="store_true")
+parser.add_argument("--check-settings", action="store_true")
 parser.add_argument("--resume", action="store_true")
 parser.add_argument("--overwrite", action="store_true")
 parser.add_argument("--smooth", action="store_true")
@@ -19,6 +20,8 @@ args = parser.parse_args()
 
 directory = Path(args.model_dir)
 params = json.loads((directory / "params.json").read_text())
+if args.check_settings:
+    sys.exit(f"error: {directory}/params.json: alpha is negative" if params.get("alpha", 0) < 0 else 0)
 output = directory / "smooth" if args.smooth else directory
 output.mkdir(exist_ok=True)
 (output / "pid.txt").write_text(str(os.getpid()))
