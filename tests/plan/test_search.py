@@ -262,7 +262,11 @@ def test_a_key_may_be_a_flag_of_the_script():
         ("cifar100/kd/res56_res20", "KD.TEMPERATURE=4,0", "KD.TEMPERATURE is 0.0, but must be positive"),
         ("cifar100/kd/res56_res20", "SOLVER.LR_DECAY_RATE=0.1,many", "'SOLVER.LR_DECAY_RATE' is 'many', not of type"),
         ("cifar100/kd/res56_res20", "SOLVER.LR_DECAY_STAGES=[9,18],[-1,18]", "[-1, 18], but must be at least 0"),
-        ("cifar100/edkd/res32x4_res8x4 EDKD.FORM config", "EDKD.FORM=config,odd", "EDKD.FORM is 'odd': one of code"),
+        (
+            "cifar100/edkd/res32x4_res8x4 EDKD.FORM per_sample",
+            "EDKD.FORM=config,odd",
+            "EDKD.FORM is 'odd': one of code",
+        ),
         (DISTILLED, "alpha=0.1,1.5", "params.json: 'alpha' is 1.5, but must be from 0 to 1"),
         (DISTILLED, "temperature=4,nan", "params.json"),
         ("ShuffleV2 MTKD-RL", "--milestones=10,-1", "argument --milestones: -1 is not a number from 0"),
