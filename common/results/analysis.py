@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,12 @@ from common.errors import UserError
 from common.results.records import Mean, Record
 
 LAST, BEST = "last", "best"
-PICTURES = ("exits.svg", "teacher_agreement.svg")  # that some papers' runs leave
+# that some papers' runs leave -> what they show
+PICTURES = {
+    "exits.svg": "accuracy over multiply-adds of each exit; second line: of the early-exit policy as its threshold moves",
+    "teacher_agreement.svg": "agreement with each teacher beside the weight that the agent gave it, by class",
+}
+MOST_PICTURE_BYTES = 1 << 20  # of one that is embedded in the page
 Part = Mapping[str, Any]
 
 
@@ -117,18 +124,33 @@ class ReliabilityDiagram:
 
 
 @dataclasses.dataclass(frozen=True)
+class Picture:
+    """One that the runs of a row left, each its own.
+
+    Attributes:
+        words: what it shows.
+        source: the first run's, as a data URI; None where that is no SVG, or too large for a page.
+        files: seed and file of each run that has it.
+    """
+
+    words: str
+    source: str | None
+    files: tuple[tuple[int, Path], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class AnalysisSummary:
     """What the page shows of the runs of a row.
 
     Attributes:
         rows: metric, its value of the last epoch and of the best one.
         diagram: of the last epoch, over all seeds; None where a run has no bins.
-        pictures: names of further ones in the directories of the runs.
+        pictures: further ones in the directories of the runs.
     """
 
     rows: tuple[tuple[str, str, str], ...]
     diagram: ReliabilityDiagram | None
-    pictures: tuple[tuple[Path, str], ...]
+    pictures: tuple[Picture, ...]
 
 
 def summarize(runs: Sequence[Record]) -> AnalysisSummary | None:
@@ -138,10 +160,23 @@ def summarize(runs: Sequence[Record]) -> AnalysisSummary | None:
         last, best = (mean_figure(runs, name, epoch) for epoch in (LAST, BEST))
         if last is not None:
             rows.append((metric.title, last, best or "–"))
-    pictures = [(run.directory / name, name) for run in runs for name in PICTURES if (run.directory / name).is_file()]
+    pictures = [picture for name in PICTURES if (picture := _picture(runs, name)) is not None]
     if not rows and not pictures:
         return None
     return AnalysisSummary(tuple(rows), reliability_diagram(runs), tuple(pictures))
+
+
+def _picture(runs: Sequence[Record], name: str) -> Picture | None:
+    files = tuple((run.seed, file) for run in runs if (file := run.directory / name).is_file())
+    if not files:
+        return None
+    content, (_, first) = b"", files[0]
+    with contextlib.suppress(OSError):
+        content = first.read_bytes() if first.stat().st_size <= MOST_PICTURE_BYTES else b""
+    is_svg = b"<svg" in content[:1000]
+    # as an image, and not as a part of the page: a script in it would not be executed
+    source = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}" if is_svg else None
+    return Picture(PICTURES[name], source, files)
 
 
 def reliability_diagram(runs: Sequence[Record], size: int = 220) -> ReliabilityDiagram | None:

@@ -1,5 +1,6 @@
 """Metrics beyond accuracy: columns of the tables, and the page's small table with its reliability diagram."""
 
+import base64
 import json
 import re
 import sys
@@ -8,7 +9,14 @@ import pytest
 
 from common.errors import UserError
 from common.results import __main__ as script
-from common.results.analysis import METRICS, parse_metrics, reliability_diagram, summarize
+from common.results.analysis import (
+    METRICS,
+    MOST_PICTURE_BYTES,
+    PICTURES,
+    parse_metrics,
+    reliability_diagram,
+    summarize,
+)
 from common.results.page import render_page
 from common.results.records import read_runs
 from common.results.report import make_report
@@ -72,6 +80,30 @@ def test_the_page_has_a_table_and_a_diagram(runs):
     (label,) = set(re.findall(r'aria-label="(Accuracy by confidence[^"]*)"', page))
     assert "confidence 90.0, accuracy 80.0, 80 images" in label, "over both seeds"
     assert page.count("<rect") == 2 * pictures
+
+
+@pytest.mark.parametrize(("name", "words"), PICTURES.items())
+def test_the_page_has_the_pictures_of_a_paper(runs, name, words):
+    """The first seed's in the page itself, and links to all."""
+    content = '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    for seed in (0, 1):
+        (runs / f"a{seed}" / name).write_text(content.replace("1)", f"{seed})"))
+    (run, *_), _ = read_runs([runs / "a0", runs / "a1"])
+    shown = summarize([run]).pictures[0]
+    assert base64.b64decode(shown.source.partition("base64,")[2]).decode() == content.replace("1)", "0)")
+    page = render_page(make_report(load_tables(EXPERIMENTS), *read_runs([runs])), runs)
+    assert f'<img src="{shown.source}" alt="{words}">' in page
+    assert f'<a href="a0/{name}">seed 0</a>' in page
+    assert f'<a href="a1/{name}">seed 1</a>' in page
+    assert "alert" not in page
+
+
+@pytest.mark.parametrize("content", [b"no picture", b"<svg " + b" " * MOST_PICTURE_BYTES])
+def test_other_files_are_not_embedded(runs, content):
+    (runs / "a0" / "exits.svg").write_bytes(content)
+    (run,), _ = read_runs([runs / "a0"])
+    assert summarize([run]).pictures[0].source is None
+    assert "<img" not in render_page(make_report(load_tables(EXPERIMENTS), [run]), runs)
 
 
 def test_the_diagram_lies_in_its_frame(runs):

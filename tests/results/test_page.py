@@ -47,7 +47,7 @@ class Page(HTMLParser):
         values = dict(attributes)
         self.tags[tag] = self.tags.get(tag, 0) + 1
         self.attributes += attributes
-        if tag not in ("meta", "link"):
+        if tag not in ("meta", "link", "img"):
             self._open.append(tag)
         if tag == "a":
             self.targets.append(values["href"])
