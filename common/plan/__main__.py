@@ -282,12 +282,16 @@ def search_and_report(args: argparse.Namespace, search: Search, executor: Execut
     if outcome.stopped:
         print(f"stopped: {summary}; the same command goes on from here")
         sys.exit(130)
+    if outcome.broken:  # before all trials have ended there is nothing to choose from
+        report_problems(outcome)
+        print(f"{summary}; {outcome.broken}: the same command goes on from here")
+        sys.exit(1)
     text, file = render_search(search), args.output / search.budget.name / SWEEPS / "tables.md"
     _write(file, text)
     print(f"\n{text}\nThese tables: {file}")
     report_problems(outcome)
-    print(f"{summary}; {outcome.broken}: the same command goes on from here" if outcome.broken else summary)
-    if outcome.failed or outcome.blocked or outcome.broken:
+    print(summary)
+    if outcome.failed or outcome.blocked:
         sys.exit(1)
 
 

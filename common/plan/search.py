@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command_line import LARGEST_COUNT
 from common.locks import LOCK
 from common.plan.budgets import Budget
 from common.plan.datasets import data_directory
@@ -26,7 +27,7 @@ from common.plan.plan import PlannedRun
 from common.plan.runner import RunSummary
 from common.plan.sweep import Combination, Grid, rungs
 from common.plan.tasks import Found, State, Task, read_records
-from common.run_record import NAME, SWEEPS
+from common.run_record import NAME, SWEEPS, read_metrics
 from common.safe_json import read_json_file
 
 VAL_FRACTION = "0.1"
@@ -84,7 +85,7 @@ class Candidate:
         grid: what is tried.
         trials: combination -> its task at the last rung that it has come to.
         accuracies: combination -> validation accuracy in percent there; None of a trial that failed.
-        epochs: combination -> epochs that it was trained.
+        epochs: combination -> epochs after which that is.
         chosen: the best combination; None before the choice.
         published, tuned: the runs that are tested.
     """
@@ -101,14 +102,23 @@ class Candidate:
         """Read the validation accuracies of a rung's trials."""
         for combination, task in tasks.items():
             found = task.found()
-            figures = found.record.validation if found and task.state() is State.DONE else None
-            self.accuracies[combination] = figures.get("last") if figures else None
-            self.epochs[combination] = found.record.epochs_done if found else 0
+            self.epochs[combination] = min(found.record.epochs_done, task.until or LARGEST_COUNT) if found else 0
+            done = found is not None and task.state() is State.DONE
+            self.accuracies[combination] = _accuracy_after(found, self.epochs[combination]) if done else None
 
     def ranked(self, among: Sequence[Combination]) -> list[Combination]:
         """Those that did not fail, the best first, of equals the first tried."""
         known = {c: accuracy for c in among if (accuracy := self.accuracies.get(c)) is not None}
         return sorted(known, key=lambda c: -known[c])
+
+
+def _accuracy_after(found: Found, epochs: int) -> float | None:
+    """A trial's validation accuracy after its first epochs, however far it has gone on since; None where it is lost."""
+    try:
+        accuracy = read_metrics(found.directory)[epochs - 1].get("validation/accuracy")
+    except (OSError, ValueError, IndexError):
+        return None
+    return accuracy if isinstance(accuracy, float) else None
 
 
 class Search:

@@ -46,8 +46,10 @@ def write(status: str) -> None:
     figures = {"best": 12.5, "last": 11.25 + int(args.seed) - alpha}
     if args.no_test:
         done = int(args.stop_after or args.epochs)
-        figures = {"best": 50.0, "last": 50.0 + alpha, "best_epoch": 0, "best_loss": 1.0}
-        figures["last"] -= params.get("late", 0) if done == int(args.epochs) else 0
+        last = [50.0 + alpha - (params.get("late", 0) if epoch == int(args.epochs) - 1 else 0) for epoch in range(done)]
+        lines = [json.dumps({"epoch": epoch, "validation/accuracy": value}) for epoch, value in enumerate(last)]
+        (output / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        figures = {"best": 50.0, "last": last[-1], "best_epoch": 0, "best_loss": 1.0}
         content = {"accuracy": None, "validation": figures, "epochs_done": done}
     else:
         content = {"accuracy": figures}

@@ -67,6 +67,35 @@ def test_ctrl_c_stops_the_runs_of_the_cluster(cluster, tmp_path):
     assert record["status"] == "stopped", "the run was told to stop, and had time to write it down"
 
 
+def test_a_search_on_the_cluster_is_stopped_and_goes_on(cluster, tmp_path):
+    """Its rungs, its choice and its tests; in the end it has found what one on this machine finds."""
+    release = tmp_path / "release"
+    search = ["--cells", "base/alone", "--sweep", "alpha=0,1,2", "--halving", "3", "--seeds", "0,1"]
+    plan, local = Plan(tmp_path / "cluster"), Plan(tmp_path / "local")
+    for each in (plan, local):
+        each.set("base/alone", alpha=1, until=str(release))
+    trials = plan.root / "out/smoke/sweeps/base_alone/trial"
+    process = plan.start("--cluster", cluster.address, *search)
+    deadline = time.monotonic() + 120
+    while not list(trials.rglob("run.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, output
+    assert "the same command goes on from here" in output
+    stopped = [json.loads(file.read_text())["status"] for file in trials.rglob("run.json")]
+    assert set(stopped) == {"stopped"}, "each was told to stop, and had time to write it down"
+
+    release.touch()
+    code, output = plan.run("--cluster", cluster.address, *search)
+    assert code == 0, output
+    assert "chosen by validation: base/alone: alpha 2" in output
+    assert local.run(*search)[0] == 0
+    tables = [(each.root / "out/smoke/sweeps/tables.md").read_text() for each in (plan, local)]
+    assert tables[0] == tables[1]
+
+
 def test_bad_clusters_are_one_line(cluster, tmp_path):
     plan = Plan(tmp_path)
     for arguments, complaint in (
