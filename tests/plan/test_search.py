@@ -195,9 +195,9 @@ def test_successive_halving_compares_early_and_goes_on_with_the_best(plan):
 def test_trials_that_have_gone_on_are_compared_by_what_they_were(plan):
     """A search that is repeated finds the best of its first rung trained to the end, where it is worse than others."""
     plan.set("base/alone", alpha=1, late=5)
-    search = ["--sweep", "alpha=0,1,2", "--halving", "3", "--cells", "base/alone"]
-    for arguments, started in ((search, True), (search, False), ([*search, "--sweep", "beta=1"], True)):
-        code, output = plan.run(*arguments)
+    search = ["--halving", "3", "--cells", "base/alone"]
+    for values, started in (("0,1,2", True), ("0,1,2", False), ("0,1,2,0.5", True)):
+        code, output = plan.run("--sweep", f"alpha={values}", *search)
         assert (code, "started" in output) == (0, started), output
         assert "chosen by validation: base/alone: alpha 2" in output
         assert "| 47.00 | 3 | chosen |" in " ".join(output.split())
