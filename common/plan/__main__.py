@@ -145,9 +145,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--data-dir", type=Path, default=REPOSITORY / "data", metavar="DIR", help="datasets (default: data/)")
     add("--experiments", type=Path, default=EXPERIMENTS, metavar="DIR", help="plan, budgets, parameters and figures")
     args = parser.parse_args(_joined(sys.argv[1:]))
-    if args.quick and (args.budget or args.tables or args.sweep):
+    if args.quick and (args.budget or args.tables or args.sweep or args.metrics):
         parser.error(
-            "--quick has a plan, a budget and tables of its own: give it without --budget, --tables and --sweep"
+            "--quick has a plan, a budget and tables of its own: give it without --budget, --tables, --metrics and "
+            "--sweep"
         )
     args.budget = args.budget or (NAME if args.quick else "paper")
     args.plan = args.experiments / NAME if args.quick else args.experiments
@@ -275,7 +276,9 @@ def make_search(args: argparse.Namespace, budget: Budget, tasks: Sequence[Task])
     return Search(grids, trials, budget, args.seeds, needs, args.halving, where)
 
 
-def search_and_report(args: argparse.Namespace, search: Search, executor: Executor, begun: float) -> None:
+def search_and_report(
+    args: argparse.Namespace, search: Search, executor: Executor, metrics: Sequence[str], begun: float
+) -> None:
     """Run a search and print its tables."""
     outcome = search.run(lambda tasks: run(tasks, executor))
     summary = f"{len(outcome.done)} runs done, {time.monotonic() - begun:.0f} s"
@@ -286,7 +289,7 @@ def search_and_report(args: argparse.Namespace, search: Search, executor: Execut
         report_problems(outcome)
         print(f"{summary}; {outcome.broken}: the same command goes on from here")
         sys.exit(1)
-    text, file = render_search(search), args.output / search.budget.name / SWEEPS / "tables.md"
+    text, file = render_search(search, metrics), args.output / search.budget.name / SWEEPS / "tables.md"
     _write(file, text)
     print(f"\n{text}\nThese tables: {file}")
     report_problems(outcome)
@@ -410,7 +413,7 @@ def main() -> None:
     executor = make_executor(args, budget)
     print(f"at a time: {executor.jobs}")
     if search:
-        return search_and_report(args, search, executor, begun)
+        return search_and_report(args, search, executor, metrics, begun)
     outcome = run(tasks, executor)
     summary = f"{len(outcome.done)} of {len(tasks)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from common.plan.search import VAL_FRACTION, Candidate, Search, in_words
 from common.plan.sweep import rungs
 from common.plan.tasks import Task
-from common.results.records import Mean
+from common.results.analysis import METRICS, mean_figure
+from common.results.records import Mean, read_runs
 from common.results.report import NONE
 from common.results.tables import markdown
 
@@ -20,8 +21,8 @@ chosen by the accuracy on that after the last epoch. No trial looked at the test
 tuned minus the gap as published."""
 
 
-def render_search(search: Search) -> str:
-    """The tables, as Markdown."""
+def render_search(search: Search, metrics: Sequence[str] = ()) -> str:
+    """The tables, as Markdown; one more with `metrics` of those that were tested."""
     budget = search.budget
     seeds, count = ", ".join(map(str, search.seeds)), len(search.candidates[0].trials)
     blocks = [
@@ -31,6 +32,8 @@ def render_search(search: Search) -> str:
     ]
     if gaps := _gaps(search.candidates):
         blocks.append(gaps)
+    if metrics:
+        blocks.append(_metrics(search.candidates, metrics))
     split = f"which leaves {float(VAL_FRACTION):.0%} of the training split for validation"
     blocks += [EXPLANATION.format(seed=search.seeds[0], split=split), "## Trials", *map(_trials, search.candidates)]
     return "\n\n".join(blocks) + "\n"
@@ -87,6 +90,17 @@ def _gaps(candidates: Sequence[Candidate]) -> str:
         names = f"{b.grid.run.experiment} − {a.grid.run.experiment}"
         rows.append([names, f"{before:+.2f}", f"{after:+.2f}", f"{after - before:+.2f}"])
     return markdown(["gap", "as published", "both tuned", "of tuning"], rows, left=1) if rows else ""
+
+
+def _metrics(candidates: Sequence[Candidate], metrics: Sequence[str]) -> str:
+    rows = []
+    for candidate in candidates:
+        for words, tasks in (("as published", candidate.published), ("tuned", candidate.tuned)):
+            directories = [found.directory for task in tasks if (found := task.found())]
+            runs, _ = read_runs(directories)
+            values = [mean_figure(runs, name) if len(runs) == len(tasks) > 0 else None for name in metrics]
+            rows.append([candidate.grid.run.experiment, words, *(value or NONE for value in values)])
+    return markdown(["run", "", *(METRICS[name].title for name in metrics)], rows, left=2)
 
 
 def _trials(candidate: Candidate) -> str:

@@ -132,6 +132,7 @@ def test_rungs():
 @pytest.mark.slow
 def test_chosen_by_validation_alone_and_tested_beside_the_published_values(plan):
     arguments = ["--sweep", "alpha=0,1,2", "--cells", "base/alone", "--cells", "kd/student", "--seeds", "0,1"]
+    arguments += ["--metrics", "agreement,ece"]
     code, output = plan.run(*arguments)
     assert code == 0, output
     assert "chosen by validation: base/alone: alpha 2" in output, "the test split, which nobody looked at, has it worse"
@@ -151,6 +152,8 @@ def test_chosen_by_validation_alone_and_tested_beside_the_published_values(plan)
     assert tables in output
     assert "| base/alone | 3      | alpha 2 |" in tables
     assert "| 52.00 | 10.75 ± 0.71 | 9.75 ± 0.71 | -1.00 (-1.00 to -1.00) |" in " ".join(tables.split())
+    assert "| base/alone | as published | 81.00 ± 0.00 | – |" in " ".join(tables.split())
+    assert "| base/alone | tuned | 82.00 ± 0.00 | – |" in " ".join(tables.split())
     assert "| base/alone − kd/student | +0.00 | +0.00 | +0.00 |" in " ".join(tables.split())
 
     code, output = plan.run(*arguments)
