@@ -62,6 +62,16 @@ class SearchTask(Task):
                 _lend(found.directory, self.workspace / found.directory.relative_to(need.workspace))
         super().prepare()
 
+    def finish(self) -> None:
+        """As of other tasks; a trial that has only stopped goes on, perhaps, from its files."""
+        if self.until is None:
+            super().finish()
+
+    def delete_networks(self) -> None:
+        """Likewise."""
+        if self.until is None:
+            super().delete_networks()
+
 
 def _lend(directory: Path, place: Path) -> None:
     """Put a run's files at another place, without using room where the file system can."""

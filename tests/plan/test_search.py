@@ -198,12 +198,15 @@ def test_successive_halving_compares_early_and_goes_on_with_the_best(plan):
 def test_trials_that_have_gone_on_are_compared_by_what_they_were(plan):
     """A search that is repeated finds the best of its first rung trained to the end, where it is worse than others."""
     plan.set("base/alone", alpha=1, late=5)
+    plan.set_budget(keep_networks=False)
     search = ["--halving", "3", "--cells", "base/alone"]
     for values, started in (("0,1,2", True), ("0,1,2", False), ("0,1,2,0.5", True)):
         code, output = plan.run("--sweep", f"alpha={values}", *search)
         assert (code, "started" in output) == (0, started), output
         assert "chosen by validation: base/alone: alpha 2" in output
         assert "| 47.00 | 3 | chosen |" in " ".join(output.split())
+    log = (plan.root / SWEEPS / "base_alone/trial/alpha=2/stub/logs/base_alone.log").read_text()
+    assert log.count("resuming") == 1, "the network that it goes on from is not deleted between the rungs"
 
 
 def test_dry_run_says_how_many_trials_and_does_nothing(plan):
