@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from glob import escape as literal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -280,7 +280,7 @@ def search_and_report(
     args: argparse.Namespace, search: Search, executor: Executor, metrics: Sequence[str], begun: float
 ) -> None:
     """Run a search and print its tables."""
-    outcome = search.run(lambda tasks: run(tasks, executor))
+    outcome = search.run(lambda tasks, needed_later: run(tasks, executor, needed_later))
     summary = f"{len(outcome.done)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:
         print(f"stopped: {summary}; the same command goes on from here")
@@ -312,15 +312,15 @@ def make_executor(args: argparse.Namespace, budget: Budget) -> Executor:
     return RayExecutor(args.cluster, jobs=args.jobs, cpus=args.cpus_per_run, gpus=args.gpus_per_run)
 
 
-def run(tasks: Sequence[Task], executor: Executor) -> RunSummary:
-    """Provide the data and execute the tasks."""
+def run(tasks: Sequence[Task], executor: Executor, needed_later: Collection[Task] = ()) -> RunSummary:
+    """Provide the data and execute the tasks; the networks of `needed_later` are kept."""
     from common.plan.runner import Runner  # its display needs a package; what is above needs none
 
     missing = {}
     for dataset, directory in sorted({(task.run.dataset, task.data_dir) for task in tasks}):
         if problem := ensure_dataset(dataset, directory, tasks[0].budget):
             missing[dataset] = problem
-    return Runner(tasks, executor, missing).run()
+    return Runner(tasks, executor, missing, needed_later).run()
 
 
 def write_tables(tables: list[Table], output: Path, budget: str, metrics: Sequence[str] = ()) -> tuple[bool, str]:

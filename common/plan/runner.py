@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -56,10 +56,17 @@ class Runner:
         tasks: each after those that it needs.
         executor: where.
         missing_data: dataset -> why it cannot be had; runs on it are blocked.
+        needed_later: tasks whose networks are kept whatever happens.
     """
 
-    def __init__(self, tasks: Sequence[Task], executor: Executor, missing_data: dict[str, str]) -> None:
-        self.executor, self.missing_data = executor, missing_data
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        executor: Executor,
+        missing_data: dict[str, str],
+        needed_later: Collection[Task] = (),
+    ) -> None:
+        self.executor, self.missing_data, self.needed_later = executor, missing_data, needed_later
         self.tasks, self.states = tasks, states(tasks)
         self.outcome = RunSummary({task for task in tasks if self.states[task] is State.DONE})
         self.pending = [task for task in tasks if task not in self.outcome.done]
@@ -209,7 +216,7 @@ class Runner:
         """Of those that are done, and that no other task will need."""
         needed = {need for task in self.tasks if task not in self.outcome.done for need in task.depends_on}
         for task in tasks:
-            if task in self.outcome.done and task not in needed:
+            if task in self.outcome.done and task not in needed and task not in self.needed_later:
                 task.delete_networks()
 
     def _fail(self, task: Task, reason: str) -> None:

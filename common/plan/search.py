@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,19 +215,21 @@ class Search:
             tasks += candidate.tuned or [self.tested(candidate.grid, chosen, seed) for seed in self.seeds]
         return with_needs(tasks)
 
-    def run(self, execute: Callable[[list[Task]], RunSummary]) -> RunSummary:
+    def run(self, execute: Callable[[list[Task], Collection[Task]], RunSummary]) -> RunSummary:
         """Trials, choice, tests; goes on past failures.
 
         Args:
-            execute: runs tasks that are not done.
+            execute: runs tasks that are not done; the networks of further ones will be needed later.
 
         Returns:
             All of it; `stopped` where a signal ended it before its end.
         """
         total = RunSummary()
         alive = {id(candidate): list(candidate.trials) for candidate in self.candidates}
+        needed_later = {need for task in self.last_tasks for need in task.depends_on}
         for tasks in self._rungs(alive):
-            if not _add(total, execute(with_needs([t for group in tasks.values() for t in group.values()]))):
+            trials = with_needs([t for group in tasks.values() for t in group.values()])
+            if not _add(total, execute(trials, needed_later)):
                 return total
             for candidate in self.candidates:
                 candidate.take_in(tasks[id(candidate)])
@@ -241,7 +243,7 @@ class Search:
         found = [candidate for candidate in self.candidates if candidate.chosen is not None]
         tasks = list(dict.fromkeys(task for c in found for task in (*c.published, *c.tuned)))
         if tasks:
-            _add(total, execute(with_needs(tasks)))
+            _add(total, execute(with_needs(tasks), ()))
         return total
 
     def _choose(self, candidate: Candidate, best: Combination) -> None:

@@ -209,6 +209,18 @@ def test_trials_that_have_gone_on_are_compared_by_what_they_were(plan):
     assert log.count("resuming") == 1, "the network that it goes on from is not deleted between the rungs"
 
 
+@pytest.mark.slow
+def test_teachers_are_trained_once_for_all_rounds_of_a_search(plan):
+    """Also under a budget that deletes networks, which it does in the end."""
+    plan.set_budget(keep_networks=False)
+    code, output = plan.run("--sweep", "alpha=0,2", "--halving", "2", "--cells", "kd/student", "--seeds", "0,1")
+    assert code == 0, output
+    for seed in (0, 1):
+        teacher = plan.workspace(seed) / "experiments/base/teacher"
+        assert len((teacher / "calls.txt").read_text().splitlines()) == 1
+        assert not list(teacher.glob("*.pth.tar"))
+
+
 def test_dry_run_says_how_many_trials_and_does_nothing(plan):
     code, output = plan.run("--sweep", "alpha=0,1,2", "--cells", "kd/student", "--dry-run")
     assert code == 0
