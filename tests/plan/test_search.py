@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from common.errors import UserError
+from common.plan import __main__ as script
+from common.plan.executors import ExecutorGoneError
 from common.plan.plan import PlannedRun
 from common.plan.sweep import Axis, Grid, equal_trials, parse_axes, parse_axis, rungs
 from tests.plan.test_runner import ALONE, Plan
@@ -219,6 +221,26 @@ def test_teachers_are_trained_once_for_all_rounds_of_a_search(plan):
         teacher = plan.workspace(seed) / "experiments/base/teacher"
         assert len((teacher / "calls.txt").read_text().splitlines()) == 1
         assert not list(teacher.glob("*.pth.tar"))
+
+
+class Gone:
+    """An executor of a cluster that has died."""
+
+    jobs, restarts = 1, 0
+
+    def start(self, task):
+        raise ExecutorGoneError("nobody answers any more")
+
+
+def test_a_cluster_that_dies_leaves_no_table_of_trials_that_failed(plan, monkeypatch, capsys):
+    where = ["--experiments", plan.experiments, "--output", plan.root / "out", "--data-dir", plan.root / "data"]
+    search = ["--budget", "smoke", "--sweep", "alpha=1,2", "--cells", "base/alone", *map(str, where)]
+    monkeypatch.setattr(sys, "argv", ["plan", *search])
+    monkeypatch.setattr(script, "make_executor", lambda args, budget: Gone())
+    with pytest.raises(SystemExit, match="1"):
+        script.main()
+    assert " s; nobody answers any more: the same command goes on from here" in capsys.readouterr().out
+    assert not (plan.root / SWEEPS / "tables.md").exists()
 
 
 def test_dry_run_says_how_many_trials_and_does_nothing(plan):
