@@ -113,8 +113,9 @@ class Candidate:
         for combination, task in tasks.items():
             found = task.found()
             self.epochs[combination] = min(found.record.epochs_done, task.until or LARGEST_COUNT) if found else 0
-            done = found is not None and task.state() is State.DONE
-            self.accuracies[combination] = _accuracy_after(found, self.epochs[combination]) if done else None
+            self.accuracies[combination] = None
+            if found is not None and task.state() is State.DONE:
+                self.accuracies[combination] = _accuracy_after(found, self.epochs[combination])
 
     def ranked(self, among: Sequence[Combination]) -> list[Combination]:
         """Those that did not fail, the best first, of equals the first tried."""

@@ -76,9 +76,8 @@ def test_a_search_killed_in_the_middle_of_a_rung_goes_on(command, tmp_path):
     ran = record(best)
     assert (ran["status"], ran["epochs_done"], ran["accuracy"]) == ("done", 9, None)
     assert len(ran["segments"]) > 1, "resumed"
-    table = (tmp_path / "out/nine/sweeps/tables.md").read_text()
-    assert table.count("| 1            |") == 2
-    assert table.count("| 9            | chosen |") == 1
+    table = " ".join((tmp_path / "out/nine/sweeps/tables.md").read_text().split())
+    assert (table.count(" | 1 | |"), table.count(" | 9 | chosen |")) == (2, 1)
     assert subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True).stdout.count("started") == 0
 
     # the same trial, never stopped
