@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from common.plan.search import VAL_FRACTION, Candidate, Search, in_words
@@ -43,14 +44,19 @@ def describe(search: Search) -> str:
     """Before anything is run: how many trials, and of what."""
     lines = []
     for candidate in search.candidates:
-        count, size = len(candidate.trials), candidate.grid.size
-        drawn = "" if count == size else f" of {size:.0f}, drawn at random, as many as the other methods have"
-        lines.append(f"search: {candidate.grid.run.experiment}: {count} trials{drawn}")
+        drawn = "" if candidate.grid.size == len(candidate.trials) else ", drawn at random, as many for each method"
+        lines.append(f"search: {candidate.grid.run.experiment}: {_count(candidate, ' trials')}{drawn}")
         if search.halving:
             levels = ", ".join(map(str, rungs(search.epochs_of(candidate), search.halving)))
             lines.append(f"  compared after {levels} epochs; one in {search.halving} goes on, so that it takes less")
     tested = f"tested in the end: as published and tuned, seeds {', '.join(map(str, search.seeds))}"
     return "\n".join([*lines, f"{tested} (the values of the first trial stand for those that will be chosen)"])
+
+
+def _count(candidate: Candidate, what: str = "") -> str:
+    """How many trials, and of how many combinations where these are more and have an end."""
+    count, size = len(candidate.trials), candidate.grid.size
+    return f"{count}{what}" + ("" if size in (count, math.inf) else f" of {size:.0f}")
 
 
 def _methods(search: Search) -> str:
@@ -65,9 +71,7 @@ def _methods(search: Search) -> str:
         rows.append(
             [
                 candidate.grid.run.experiment,
-                str(len(candidate.trials))
-                if candidate.grid.size == len(candidate.trials)
-                else f"{len(candidate.trials)} of {candidate.grid.size:.0f}",
+                _count(candidate),
                 words,
                 NONE if chosen is None else f"{candidate.accuracies[chosen]:.2f}",
                 _mean(published),

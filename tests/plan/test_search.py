@@ -243,6 +243,7 @@ def test_a_cluster_that_dies_leaves_no_table_of_trials_that_failed(plan, monkeyp
     assert not (plan.root / SWEEPS / "tables.md").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_says_how_many_trials_and_does_nothing(plan):
     code, output = plan.run("--sweep", "alpha=0,1,2", "--cells", "kd/student", "--dry-run")
     assert code == 0
@@ -250,6 +251,12 @@ def test_dry_run_says_how_many_trials_and_does_nothing(plan):
     assert "runs: 12 to do" in output, "three trials, three seeds of two settings, three teachers"
     assert "estimate of what remains" in output
     assert not (plan.root / "out").exists()
+    for values, words in (
+        ("0,1,2", "2 trials of 3, drawn at random, as many for each method\n"),
+        ("0:1", "2 trials, drawn at random, as many for each method\n"),
+    ):
+        code, output = plan.run("--sweep", f"alpha={values}", "--trials", "2", "--cells", "kd/student", "--dry-run")
+        assert (code, f"search: kd/student: {words}" in output) == (0, True)
     code, output = plan.run("--sweep", "alpha=0,1,2", "--cells", "kd/student", "--dry-run", "--halving", "3")
     assert code == 0
     assert "compared after 1, 3 epochs; one in 3 goes on" in output
