@@ -180,7 +180,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         budget=make_budget(args),
         files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
         settings={"method": Baseline.__name__, **run_config(args, data, flags)},
-        after_epoch=write_best,
+        after_save=write_best,
     )
 
 

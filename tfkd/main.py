@@ -148,7 +148,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         ),
         details=own_files,
         initialize=restore,
-        after_epoch=lambda trainer, run, test, is_best: write_results(run.path, params, test, is_best),
+        after_save=lambda trainer, run, test, is_best: write_results(run.path, params, test, is_best),
     )
 
 

@@ -95,7 +95,8 @@ def specify(
         messages=[f"{key} has no effect, as in the published code" for key in args.opts if key in WITHOUT_EFFECT],
         details={"extra_parameters": extra_parameters(method.distiller), **own_files},
         on_start=outputs.start,
-        after_epoch=outputs.write,
+        after_epoch=outputs.report,
+        after_save=outputs.save_student,
         after_training=outputs.finish,
     )
 

@@ -161,8 +161,8 @@ def test_killed_and_resumed_is_as_unbroken(method, trainer, where, teacher, tmp_
         return Process("edkd.tools.train", [*words, *flags], tmp_path, prepare=prepare).wait()
 
     assert start("whole").code == 0
-    save = "common.training.run_state:RunState.save"
-    killed = start("broken", prepare=functools.partial(before_call, save, 2, kill_self))
+    copies = "common.training.run_state:RunState.save_copies"
+    killed = start("broken", prepare=functools.partial(before_call, copies, 2, kill_self))
     assert killed.code == -signal.SIGKILL
     assert start("broken", "--resume").code == 0
     whole, broken = (only_run(tmp_path / name) for name in ("whole", "broken"))
