@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from common.atomic_write import write_text_atomically
 from common.command_line import ArgumentParser, cli_main, output_file, printable
 from common.errors import UserError
 from common.field_types import require_field_types
@@ -256,7 +257,7 @@ def main() -> None:
         raise UserError(f"no directory {args.directory}: `./run_all.sh --quick` makes results/{NAME}")
     sections = read_demonstration(args.directory)
     if args.svg:
-        args.svg.write_text(render_svg(sections), encoding="utf-8")
+        write_text_atomically(args.svg, render_svg(sections))
     print(render_text(sections), end="")
 
 

@@ -57,7 +57,8 @@ def accuracy_of(
     accuracy = evaluate(network, batches, runtime, title=f"evaluating teacher {teacher.name}")["accuracy"]
     if runtime.is_main:
         content = {"digest": teacher.digest, "accuracies": {**_remembered(teacher), key: accuracy}}
-        with contextlib.suppress(UserError, TrainingError):  # where its directory cannot be written, the next run measures again
+        # where its directory cannot be written, the next run measures again
+        with contextlib.suppress(UserError, TrainingError):
             write_json(_file(teacher), content)
     return accuracy
 
