@@ -1,4 +1,4 @@
-"""No room on the disk, wherever something is written: what was there stays, nothing half written is left or believed."""
+"""No room on the disk, wherever something is written: what was there stays, nothing half written is believed."""
 
 import errno
 import json
