@@ -16,7 +16,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 from torch import Tensor
 

@@ -9,7 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.data.flags import add_data_flags
