@@ -231,7 +231,8 @@ def add_weighted_mean(weights: list[float] | None) -> Callable[[Mapping[str, Ten
 def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     """What `Analysis` says of the networks that the flags name."""
     teachers, weights = chosen_teachers(args)
-    require_purpose(args, has_teachers=bool(teachers))
+    is_there = record_of(args.student) is not None or find_checkpoint(args.student) is not None
+    require_purpose(args, has_teachers=bool(teachers), is_there=is_there)
     data = load_data(args)
     given = network_input(args, data)
     images, mean = PaperImages(args, data, runtime), add_weighted_mean(weights)

@@ -65,7 +65,7 @@ def checkpoint_of(args: argparse.Namespace) -> TeacherCheckpoint:
         UserError: there is none.
     """
     if args.ckpt == PRETRAINED:
-        return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX))
+        return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX), given_by="-c FILE")
     path = resolve_path(args.ckpt, PAPER)
     if not path.is_file():
         raise UserError(f"-c: no file {args.ckpt} here, in {PAPER}/ or in the repository")

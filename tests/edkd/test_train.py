@@ -115,7 +115,9 @@ def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     found = run_script("train", *cfg, *where, "--limit-train-batches", "1")
     assert found.code == 0
     assert "epochs:2/student_latest (trained here for 2 epochs" in found.stdout
-    assert run_script("eval", "-m", "resnet8", *where[:7]).code == 2  # looked for below ./output, not here
+    ended = run_script("eval", "-m", "resnet8", *where[:7])  # looked for below ./output, not here
+    assert ended.code == 2
+    assert ended.stderr.endswith("in edkd/, or give -c FILE\n"), "a flag that this script has"
 
 
 def interrupted(*args, **kwargs):

@@ -68,6 +68,7 @@ def test_bad_input_is_one_line(analyze, teachers, ensemble, directory):
     named = f"{TEACHER}:models/a.pth"
     for arguments, words in (
         ([named], "agreement needs a teacher, and"),
+        (["models/none"], "no checkpoint and no run models/none"),
         (["models/a.pth", "--teacher", named], "models/a.pth has no early exits: say which of timm's networks it is"),
         ([named, "--teacher", "nowhere"], "no run and no checkpoint nowhere"),
         ([named, "--teacher", f"{TEACHER}:ten.pth"], "ten.pth does not fit"),

@@ -66,3 +66,12 @@ def test_the_run_is_done_and_its_losses_are_moderate(plan, name):
         assert all(math.isfinite(loss) and abs(loss) < LARGEST_LOSS for loss in losses(found.directory))
     else:
         assert task.state() is State.DONE
+
+
+def test_little_is_left(plan):
+    """Datasets, records and logs, of about half of the runs; networks are deleted once no run needs them."""
+    for task in plan.ended:
+        task.delete_networks()
+    left = {part: sum(f.stat().st_size for f in (plan.root / part).rglob("*")) for part in ("data", "results")}
+    assert left["data"] < 150e6
+    assert left["results"] < 0.3e6 * len(plan.ended)
