@@ -63,11 +63,9 @@ def script_module(task: Task) -> str:
     return {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
 
 
-def losses(task: Task) -> list[float]:
-    """All losses of a finished run, in training and evaluation."""
-    found = task.found()
-    assert found is not None
-    lines = (found.directory / "metrics.jsonl").read_text().splitlines()
+def losses(directory: Path) -> list[float]:
+    """All losses of a run, in training and evaluation."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [value for line in lines for key, value in json.loads(line).items() if "loss" in key]
 
 
@@ -105,8 +103,8 @@ def measure(seed: int, root: Path) -> dict[str, dict[str, Any]]:
         if not run(task, result):
             figures["failed"].append(f"{task.name}: {result.with_suffix('.stderr').read_text().strip()[-300:]}")
         else:
-            if task.run.trains:
-                figures["loss"] = max(figures["loss"], (max(map(abs, losses(task))), task.name))
+            if (found := task.found()) is not None:
+                figures["loss"] = max(figures["loss"], (max(map(abs, losses(found.directory))), task.name))
             if result.exists():  # else its networks were in processes of its own
                 figures["entry"] = max(figures["entry"], (json.loads(result.read_text()), task.name))
         needed = {need for later in tasks[number:] for need in later.depends_on}

@@ -47,7 +47,8 @@ def collect(output: Path) -> tuple[dict[str, Any], list[str]]:
             if record.done and rates:
                 segment = record.segments[-1]
                 on_gpu = segment.runtime.get("device") == "cuda"
-                threads = f"{segment.hardware.get('threads')} threads"
+                count = segment.hardware.get("threads")
+                threads = f"{count} thread{'' if count == 1 else 's'}"
                 hardware.add(segment.hardware.get("gpu") if on_gpu else f"{cpu_name()} (CPU), {threads}")
                 runs[f"{home.name} {experiment}"] = {
                     "images_per_second": round(statistics.median(rates), 2),

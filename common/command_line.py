@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import TrainingError, UserError, is_out_of_memory, memory_shortage
+from common.interrupts import leave_imports
 
 MOST_NAME_BYTES = 200  # of a name in a directory; file systems have 255, and what lies beside it has longer names
 LARGEST_COUNT, LARGEST_NUMBER = 10**6, 1e12  # in flags and keys: more is a slip, and overflows somewhere
@@ -261,6 +262,8 @@ def cli_main(main: Callable[[], None]) -> Callable[[], None]:
 def _signals_stop() -> Iterator[None]:
     """Within it, signals that ask for an end are as Ctrl-C."""
     heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is leave_imports:  # all is imported
+        heard.append(signal.SIGINT)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         heard.append(signal.SIGHUP)
     with signals_handled(heard, _stop):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.training.checkpoints import write_atomically
+from common.atomic_write import write_text_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # slow to import
@@ -39,8 +39,7 @@ def svg(figure: Figure) -> str:
 
 def write_svg(figure: Figure, file: Path) -> None:
     """Write the figure whole or not at all."""
-    text = svg(figure)
-    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text_atomically(file, svg(figure))
 
 
 def table_picture(

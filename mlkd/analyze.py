@@ -14,9 +14,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 from torch import Tensor
 
@@ -31,19 +35,22 @@ from common.analyze.flags import (
     report,
     require_purpose,
 )
-from common.command_line import ArgumentParser, cli_main, resolve_path
+from common.command_line import LARGEST_NUMBER, ArgumentParser, cli_main, resolve_path
 from common.data import Dataset
 from common.data.image_files import CROP
 from common.errors import UserError
+from common.field_types import require_field_types
 from common.run_record import NAME, RunRecord
 from common.training.checkpoints import apply_weights, load_checkpoint, model_weights
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from mlkd.data import (
     BATCH_SIZE,
+    DATASETS,
     DatasetImages,
     SplitLoader,
     add_data_flags,
     dataset_name,
+    image_size,
     load_data,
     network_input,
     part_batches,
@@ -67,10 +74,51 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.ensemble and args.teacher:
         parser.error("give --teacher or --ensemble, not both")
-    settings = record.settings if (record := record_of(args.student)) else {}
-    args.dataset = args.dataset or settings.get("dataset", "oxford-iiit")
-    args.image_size = args.image_size or settings.get("image_size", CROP)
+    settings = RecordedSettings.of(args.student)
+    args.dataset = args.dataset or settings.dataset
+    args.image_size = args.image_size or settings.image_size
     return args
+
+
+class _Weighed(TypedDict):
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedSettings:
+    """What is read here of the settings of a student's run; the defaults are those of a file."""
+
+    dataset: str = "oxford-iiit"
+    image_size: int = CROP
+    teachers: list[_Weighed] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, student: str) -> RecordedSettings:
+        """Raises:
+        UserError: they are not those of a run of this paper.
+        """
+        record = record_of(student)
+        if record is None or record.paper != PAPER:
+            return cls()
+        names = [field.name for field in dataclasses.fields(cls)]
+        settings = cls(**{name: record.settings[name] for name in names if name in record.settings})
+        try:
+            settings._check()
+        except (TypeError, argparse.ArgumentTypeError) as error:
+            raise UserError(f"the record of {student} is not that of a run of this paper: {error}") from error
+        if settings.teachers and len(settings.teachers) != len(record.teachers):
+            raise UserError(
+                f"the record of {student} weighs {len(settings.teachers)} teachers and names {len(record.teachers)}"
+            )
+        return settings
+
+    def _check(self) -> None:
+        require_field_types(self)
+        image_size(str(self.image_size))
+        if self.dataset not in DATASETS:
+            raise TypeError(f"its dataset is {self.dataset!r:.60}")
+        if odd := [each["weight"] for each in self.teachers if abs(each["weight"]) > LARGEST_NUMBER]:
+            raise TypeError(f"a teacher's weight is {odd[0]:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +188,7 @@ def _from_run(directory: Path, record: RunRecord, given: InputSpec, dataset: str
     if record.paper != PAPER:
         raise UserError(f"{directory} is a run of {record.paper}: `python -m common.analyze` analyzes it")
     if record.settings.get("dataset") != dataset:
-        raise UserError(f"{directory} was trained on {record.settings.get('dataset')}, not on {dataset}")
+        raise UserError(f"{directory} was trained on {record.settings.get('dataset')!s:.40}, not on {dataset}")
     path, label = directory / FILES[epoch], f"{record.experiment}, seed {record.seed}, {epoch} epoch"
     if not path.is_file():
         raise UserError(f"{directory} has no weights of its {epoch} epoch ({path.name}): were they deleted?")
@@ -168,9 +216,8 @@ def chosen_teachers(args: argparse.Namespace) -> tuple[list[str], list[float] | 
         file = read_ensemble(resolve_path(args.ensemble, PAPER))
         file.require_architectures()
         return [":".join(each) for each in zip(file.names, file.checkpoints, strict=True)], list(file.weights)
-    teachers, record = recorded_teachers(args.student), record_of(args.student)
-    weights = [each["weight"] for each in record.settings.get("teachers", [])] if record else []
-    return [f"{name}:{path}" for name, path in teachers], weights or None
+    weights = [each["weight"] for each in RecordedSettings.of(args.student).teachers]
+    return [f"{name}:{path}" for name, path in recorded_teachers(args.student)], weights or None
 
 
 def add_weighted_mean(weights: list[float] | None) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
@@ -184,7 +231,8 @@ def add_weighted_mean(weights: list[float] | None) -> Callable[[Mapping[str, Ten
 def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     """What `Analysis` says of the networks that the flags name."""
     teachers, weights = chosen_teachers(args)
-    require_purpose(args, has_teachers=bool(teachers))
+    is_there = record_of(args.student) is not None or find_checkpoint(args.student) is not None
+    require_purpose(args, has_teachers=bool(teachers), is_there=is_there)
     data = load_data(args)
     given = network_input(args, data)
     images, mean = PaperImages(args, data, runtime), add_weighted_mean(weights)

@@ -52,13 +52,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_directory_flag(group)
     group.add_argument("--no-download", action="store_true", help="never fetch an absent dataset")
     add_skip_flag(group)
-    group.add_argument("--image-size", type=_image_size, default=CROP, metavar="PIXELS", help="published: 224")
+    group.add_argument("--image-size", type=image_size, default=CROP, metavar="PIXELS", help="published: 224")
     group.add_argument(
         "--workers", type=nonnegative_int, default=4, help="processes that decode images (CIFAR needs none)"
     )
 
 
-def _image_size(text: str) -> int:
+def image_size(text: str) -> int:
     """Type of a flag. Below two multiples the smallest maps are single pixels, which batch norm cannot train on."""
     size = positive_int(text)
     if size % MULTIPLE or size < 2 * MULTIPLE:

@@ -9,6 +9,10 @@ __path__ = [str(Path(__file__).resolve().parent)]
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
+
     from mlkd.train import main
 
     main()

@@ -76,10 +76,6 @@ def make_spec(
         UserError: networks of this run and of another would have one name.
     """
 
-    def write(trainer: Trainer, run: RunDirectory, metrics: dict[str, float], is_best: bool) -> None:
-        files.save_networks(trainer, is_best, args.save_frequency)
-        after_epoch(trainer)
-
     def test(trainer: Trainer, run: RunDirectory | None) -> dict[str, Any]:
         if "test" not in loaders:
             return {}
@@ -121,7 +117,8 @@ def make_spec(
         accumulation_steps=accumulation_steps,
         messages=[*messages, _batches_in_words(args.batch_size, runtime.world_size, accumulation_steps)],
         title=f"{experiment} on {data.content}",
-        after_epoch=write,
+        after_epoch=lambda trainer, run: after_epoch(trainer),
+        after_save=lambda trainer, run, metrics, is_best: files.save_networks(trainer, is_best, args.save_frequency),
         test=loaders.get("test"),
         best_weights=files.multi_exit_checkpoint,
         extend_analysis=extend_analysis,

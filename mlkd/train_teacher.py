@@ -9,7 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 import torch
 

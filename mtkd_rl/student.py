@@ -188,7 +188,7 @@ def specify(
         messages=messages,
         title=f"{kind}: {args.arch} on {data.name} ({data.content})",
         load_teacher=lambda teacher: load_teacher(teacher, data.num_classes),
-        after_epoch=lambda trainer, run, *_: after_epoch and after_epoch(method, data.classes, run.path),
+        after_epoch=lambda trainer, run: after_epoch and after_epoch(method, data.classes, run.path),
     )
 
 

@@ -12,7 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 import torch
 import torch.nn.functional as F
@@ -180,7 +184,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         budget=make_budget(args),
         files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
         settings={"method": Baseline.__name__, **run_config(args, data, flags)},
-        after_epoch=write_best,
+        after_save=write_best,
     )
 
 

@@ -32,7 +32,17 @@ PATIENCE = 600  # seconds; far more than anything here takes, also on a machine 
 
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
-    ["tests.processes", "tfkd.main", "tfkd.evaluate", "torch._dynamo", "torch.utils.tensorboard"]
+    [
+        *(
+            "tests.processes",
+            "tfkd.main",
+            "tfkd.evaluate",
+            "edkd.tools.train",
+            "mtkd_rl.train_student_rl",
+            "mlkd.train",
+        ),
+        *("torch._dynamo", "torch.utils.tensorboard"),
+    ]
 )
 
 

@@ -12,7 +12,11 @@ import dataclasses
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 import torch
 from torch import nn
@@ -148,7 +152,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         ),
         details=own_files,
         initialize=restore,
-        after_epoch=lambda trainer, run, test, is_best: write_results(run.path, params, test, is_best),
+        after_save=lambda trainer, run, test, is_best: write_results(run.path, params, test, is_best),
     )
 
 

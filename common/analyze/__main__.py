@@ -8,6 +8,7 @@ two differ is tested. Prints tables; docs/metrics.md has the definitions.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
         if named := record_of(text):
             require_family(named, text)
     teachers = args.teacher or [path for _, path in recorded_teachers(args.student)]
-    require_purpose(args, has_teachers=bool(teachers))
+    require_purpose(args, has_teachers=bool(teachers), is_there=os.path.exists(args.student))
     record = record_of(args.student)
     name = args.dataset or (record.data.get("name") if record else None) or "cifar100"
     data = load_dataset(name, resolve_path(args.data_dir, ""), download=not args.no_download)

@@ -75,11 +75,20 @@ def recorded_teachers(student: str) -> list[tuple[str, str]]:
     return teachers
 
 
-def require_purpose(args: argparse.Namespace, *, has_teachers: bool) -> None:
-    """Raises:
-    UserError: no teacher, and no other student to compare with.
+def require_purpose(args: argparse.Namespace, *, has_teachers: bool, is_there: bool) -> None:
+    """Something to compare the student with.
+
+    Args:
+        args: flags.
+        has_teachers: whether it has any.
+        is_there: whether the student, unless it is named with its network, is.
+
+    Raises:
+        UserError: no teacher, and no other student; or no student.
     """
     if not has_teachers and not args.against:
+        if not is_there and ":" not in args.student:
+            raise UserError(f"no checkpoint and no run {args.student}")
         raise UserError(
             f"agreement needs a teacher, and {args.student} names none: give --teacher FILE, a checkpoint or a run"
         )

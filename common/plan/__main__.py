@@ -18,6 +18,7 @@ from glob import escape as literal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.atomic_write import write_text_atomically
 from common.command_line import (
     REPOSITORY,
     ArgumentParser,
@@ -26,6 +27,7 @@ from common.command_line import (
     positive_int,
     seed_number,
 )
+from common.errors import TrainingError, UserError
 from common.plan.budgets import Budget, load_budget
 from common.plan.checks import require_accepted
 from common.plan.datasets import ensure_dataset, is_present
@@ -290,11 +292,11 @@ def search_and_report(
         print(f"{summary}; {outcome.broken}: the same command goes on from here")
         sys.exit(1)
     text, file = render_search(search, metrics), args.output / search.budget.name / SWEEPS / "tables.md"
-    _write(file, text)
-    print(f"\n{text}\nThese tables: {file}")
+    written, where = _write_all({file: lambda: text}, f"These tables: {file}")
+    print(f"\n{text}\n{where}")
     report_problems(outcome)
     print(summary)
-    if outcome.failed or outcome.blocked:
+    if outcome.failed or outcome.blocked or not written:
         sys.exit(1)
 
 
@@ -357,9 +359,12 @@ def write_demonstration(plan: Path, output: Path) -> tuple[bool, str]:
 def _write_all(files: Mapping[Path, Callable[[], str]], where: str) -> tuple[bool, str]:
     try:
         for file, content in files.items():
-            _write(file, content())
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(file, content(), writer=str(os.getpid()))  # another plan may be writing the same
     except OSError as error:
         return False, f"error: cannot write {error.filename or next(iter(files))} ({error.strerror})"
+    except (UserError, TrainingError) as error:
+        return False, f"error: {error}"
     return True, where
 
 
@@ -369,13 +374,6 @@ def next_steps() -> list[tuple[str, str]]:
         ("Real data, all methods, networks for a laptop: what it would run, and for how long", NEXT),
         ("A first network by hand", by_hand()),
     ]
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")  # another plan may be writing the same
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(file)
 
 
 def report_problems(outcome: RunSummary) -> None:

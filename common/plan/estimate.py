@@ -44,7 +44,7 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int =
     table = step_times(experiments)
     own, cache = own_rates(output), TeacherCache()
     hours: dict[str, float] = defaultdict(float)
-    unknown, saved = [], 0.0
+    unknown, saved, by_own = [], 0.0, False
     for task in tasks:
         if not task.run.trains:
             continue
@@ -54,6 +54,7 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int =
             continue
         share = cache.saved_share(task, measured)
         rate = own.get(f"{task.run.paper} {task.run.experiment}")
+        by_own = by_own or rate is not None
         if rate is None:  # else what was measured had logits from the cache already
             rate = measured["images_per_second"]
             less = share * trained_images(task, measured["epochs"]) / rate / 3600
@@ -69,7 +70,8 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int =
     if jobs > 1 and hours:  # steps are measured with one thread each
         lines.append(f"  {jobs} at a time, at best, where as many cores are free: {duration(total / jobs)}")
     if hours:
-        lines.append(f"  by steps measured on {table['hardware']}, {table['date']}, and by finished runs in {output}")
+        ours = f", and by finished runs in {output}" if by_own else ""
+        lines.append(f"  by steps measured on {table['hardware']}, {table['date']}{ours}")
         gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
         lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {', '.join(gpus)}")
     if saved:

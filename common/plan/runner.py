@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from common.command_line import signals_handled
-from common.errors import UserError
+from common.errors import TrainingError, UserError
 from common.plan.executors import LOST, Executor, ExecutorGoneError, Job
 from common.plan.progress import Display, last_line
 from common.plan.tasks import State, Task, states
@@ -151,7 +151,7 @@ class Runner:
                 with open(task.log, "a") as log:
                     log.write(f"$ {task.shell_command}\n")
                 job = self.executor.start(task)
-            except (OSError, UserError) as error:
+            except (OSError, UserError, TrainingError) as error:
                 return self._fail(task, f"cannot be started: {error}")
             stack.pop_all()
         self.running[task] = _Running(job, time.monotonic(), lock)
@@ -184,7 +184,10 @@ class Runner:
     def _take_in(self, task: Task, code: int, begun: float) -> None:
         """What became of a task that ended with an exit code."""
         if code == 0:
-            task.finish()
+            try:
+                task.finish()
+            except (OSError, UserError, TrainingError) as error:
+                return self._fail(task, f"it ended well, but {error}")
         if code == 0 and task.state() is State.DONE:
             self.outcome.done.add(task)
             self._delete_networks_of((task, *task.depends_on))

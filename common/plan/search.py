@@ -13,11 +13,11 @@ import dataclasses
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.atomic_write import copy_atomically
 from common.command_line import LARGEST_COUNT
 from common.locks import LOCK
 from common.plan.budgets import Budget
@@ -84,7 +84,7 @@ def _lend(directory: Path, place: Path) -> None:
             try:
                 os.link(file, copy)
             except OSError:
-                shutil.copy2(file, copy)
+                copy_atomically(file, copy)
 
 
 @dataclasses.dataclass

@@ -18,14 +18,15 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from glob import escape as literal
 from pathlib import Path
 from typing import IO, Any
 
+from common.atomic_write import copy_atomically, write_text_atomically
 from common.command_line import MOST_NAME_BYTES, REPOSITORY, shortened
+from common.errors import UserError
 from common.locks import LOCK, is_locked, take_lock
 from common.own_code import has_changed
 from common.plan.budgets import Budget
@@ -139,7 +140,7 @@ class Task:
         """Whether a run was made with this task's flags and parameters."""
         same = found.record.command[1 : len(self.arguments) + 1] == self.arguments
         same = same and not has_changed(found.record.details)
-        return same and (self.params is None or read_json_file(self._params_file) == self.params)
+        return same and (self.params is None or _content(self._params_file) == self.params)
 
     def found(self, records: dict[str, Found] | None = None) -> Found | None:
         """The run's directory and record, where it has one."""
@@ -168,11 +169,11 @@ class Task:
             directory.mkdir(parents=True, exist_ok=True)
         if self.params is not None:
             self._params_file.parent.mkdir(parents=True, exist_ok=True)
-            self._params_file.write_text(json.dumps(self.params, indent=2) + "\n")
+            write_text_atomically(self._params_file, json.dumps(self.params, indent=2) + "\n")
         for place, file in self.run.copy_files:
             if not (copy := self.workspace / place).exists():
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(REPOSITORY / file, copy)
+                copy_atomically(REPOSITORY / file, copy)
         records = read_records(self.home)
         for need in self.depends_on:
             for link in (self.workspace / place for place in need.run.link_paths):
@@ -186,7 +187,7 @@ class Task:
     def finish(self) -> None:
         """After the command has ended well: remember it, and delete the large files that nobody has a use for."""
         if not self.run.trains:
-            self._marker.write_text(json.dumps(self.arguments) + "\n")
+            write_text_atomically(self._marker, json.dumps(self.arguments) + "\n")
         elif not self.budget.keep_networks:
             for file in self._files(self.run.cleanup):
                 file.unlink()
@@ -222,9 +223,15 @@ class Task:
         return self.log.with_suffix(".done")
 
     def _state_of_evaluation(self) -> State:
-        if not self._marker.is_file():
-            return State.TO_DO
-        return State.DONE if read_json_file(self._marker) == self.arguments else State.TO_DO
+        return State.DONE if _content(self._marker) == self.arguments else State.TO_DO
+
+
+def _content(file: Path) -> Any:
+    """The value of a JSON file that a plan has written; None where there is none that can be read."""
+    try:
+        return read_json_file(file)
+    except UserError:
+        return None
 
 
 def read_records(home: Path) -> dict[str, Found]:

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from common.atomic_write import write_text_atomically
 from common.command_line import ArgumentParser, cli_main, output_file, printable
 from common.errors import UserError
 from common.field_types import require_field_types
 from common.results.curves import Plot, chart
 from common.results.page import render_template
-from common.results.records import Curve, Record, read_runs
+from common.results.records import Curve, Record, Unfinished, read_runs, unfinished_runs
 from common.results.reported import EXPERIMENTS
 from common.results.tables import markdown
 from common.run_record import NAME as RECORD
@@ -44,12 +45,14 @@ class Line:
         runs: one for each seed.
         accuracies: in percent, one for each run; empty where the run has failed or was not chosen.
         alone: the same of the student without a teacher; empty where the section has none.
+        unfinished: where there are none, a run that did not come to its end.
     """
 
     name: str
     runs: tuple[Record, ...] = ()
     accuracies: tuple[float, ...] = ()
     alone: tuple[float, ...] = ()
+    unfinished: Unfinished | None = None
 
     @property
     def is_teacher(self) -> bool:
@@ -58,7 +61,7 @@ class Line:
     @property
     def accuracy(self) -> str:
         if not self.accuracies:
-            return "no finished run"
+            return self.unfinished.status if self.unfinished else "no finished run"
         spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
         data = "synthetic" if self.is_synthetic else "other data"
         return f"{statistics.fmean(self.accuracies):.2f}{spread} ({data})"
@@ -87,7 +90,7 @@ class Section:
         paper, title, compares: for people.
         lines: of its table.
         classes, images: of the dataset; None where nothing was run.
-        remarks: a line about each record that was left out.
+        remarks: a line about each record that was left out, and each run that did not come to its end.
     """
 
     paper: str
@@ -99,14 +102,11 @@ class Section:
     remarks: tuple[str, ...] = ()
 
     @property
-    def setting(self) -> str:
-        said = "Nothing was run."
-        if self.classes is not None:
-            said = (
-                f"Synthetic dataset of {self.classes} classes and {self.images} training images; "
-                f"chance level {100 / self.classes:.2f}."
-            )
-        return "\n".join([said, *self.remarks])
+    def data(self) -> str:
+        if self.classes is None:
+            return "Nothing came to its end." if any(line.unfinished for line in self.lines) else "Nothing was run."
+        size = f"{self.classes} classes and {self.images} training images"
+        return f"Synthetic dataset of {size}; chance level {100 / self.classes:.2f}."
 
     @property
     def has_alone(self) -> bool:
@@ -139,8 +139,10 @@ def read_demonstration(directory: Path, plan: Path = PLAN) -> list[Section]:
         directory: results of the budget; may be absent.
         plan: with the tables.
     """
-    records = read_runs([directory])[0] if directory.is_dir() else []
-    return [_section(content, records) for content in read_json_file(plan / TABLES)]
+    places = [directory] if directory.is_dir() else []
+    records = read_runs(places)[0]
+    unfinished = {(run.paper, run.experiment): run for run in unfinished_runs(places)}
+    return [_section(content, records, unfinished) for content in read_json_file(plan / TABLES)]
 
 
 class _Exit(TypedDict):
@@ -177,7 +179,9 @@ def _details(run: Record) -> _Details | None:
         return None
 
 
-def _section(content: dict[str, Any], records: Sequence[Record]) -> Section:
+def _section(
+    content: dict[str, Any], records: Sequence[Record], unfinished: Mapping[tuple[str, str], Unfinished]
+) -> Section:
     runs: dict[str, tuple[Record, ...]] = {}
     details: dict[Path, _Details] = {}
     remarks = []
@@ -193,7 +197,14 @@ def _section(content: dict[str, Any], records: Sequence[Record]) -> Section:
                 details[run.directory] = of_run
         runs[experiment] = tuple(sorted(found, key=lambda run: run.seed))
     alone = next((_last(runs[experiment]) for name, experiment in content["rows"] if name.startswith(ALONE)), ())
-    lines = [line for name, experiment in content["rows"] for line in _lines(name, runs[experiment], details, alone)]
+    lines: list[Line] = []
+    for name, experiment in content["rows"]:
+        if runs[experiment]:
+            lines += _lines(name, runs[experiment], details, alone)
+            continue
+        lines.append(Line(name, unfinished=(broken := unfinished.get((content["paper"], experiment)))))
+        if broken:
+            remarks.append(f"{name}: {broken.status}: {broken.reason} ({printable(broken.directory)}).")
     first = next((details[found[0].directory] for found in runs.values() if found), _Details(None, None, None))
     paper, title, compares = (content[key] for key in ("paper", "title", "compares"))
     return Section(paper, title, compares, tuple(lines), first.classes, first.images, tuple(dict.fromkeys(remarks)))
@@ -207,9 +218,7 @@ def _last(runs: Sequence[Record]) -> tuple[float, ...]:
 def _lines(
     name: str, runs: tuple[Record, ...], details: Mapping[Path, _Details], alone: tuple[float, ...]
 ) -> list[Line]:
-    """One, or one for each exit of a network that has several, the same in all its runs."""
-    if not runs:
-        return [Line(name)]
+    """One, or one for each exit of a network that has several, the same in all its `runs`."""
     exits = [details[run.directory].exits or [] for run in runs]
     if not all(exits) or len({tuple(each["exit"] for each in of_run) for of_run in exits}) > 1:
         return [Line(name, runs, _last(runs), alone)]
@@ -226,7 +235,7 @@ def render_text(sections: Sequence[Section]) -> str:
         rows = [[line.name, *section.values(line)] for line in section.lines]
         blocks += [
             f"## {section.title}: {section.compares}",
-            section.setting,
+            "\n".join([section.data, *section.remarks]),
             markdown(["", *section.columns], rows, left=1),
         ]
     return "\n\n".join(blocks) + "\n"
@@ -256,7 +265,7 @@ def main() -> None:
         raise UserError(f"no directory {args.directory}: `./run_all.sh --quick` makes results/{NAME}")
     sections = read_demonstration(args.directory)
     if args.svg:
-        args.svg.write_text(render_svg(sections), encoding="utf-8")
+        write_text_atomically(args.svg, render_svg(sections))
     print(render_text(sections), end="")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.atomic_write import write_text_atomically
 from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.errors import UserError
 from common.results.records import Record, read_runs
@@ -345,7 +346,7 @@ def main() -> None:
         names = ", ".join(file.name for file in changed)
         raise UserError(f"out of date: {names}; run python -m common.results.method_pages")
     for file, text in changed.items():
-        file.write_text(text, encoding="utf-8")
+        write_text_atomically(file, text)
         print(f"wrote {file.relative_to(REPOSITORY)}")
 
 

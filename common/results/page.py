@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 from glob import escape as literal
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from common.errors import UserError
+from common.atomic_write import write_text_atomically
 from common.results.analysis import summarize
 from common.results.curves import COLORS, chart, sparkline
 from common.results.records import Curve, Record
@@ -28,16 +27,9 @@ def write_page(report: Report, file: Path) -> None:
 
     Raises:
         UserError: the file cannot be written.
+        TrainingError: there is no room for it.
     """
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_text(render_page(report, file.parent), encoding="utf-8", errors="backslashreplace")
-        temporary.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file} ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    write_text_atomically(file, render_page(report, file.parent))
 
 
 def render_page(report: Report, directory: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any, TypedDict
@@ -232,18 +233,22 @@ def chosen(directory: Path, names: list[str]) -> list[Path]:
     return [files[name] for name in dict.fromkeys(names)] or list(files.values())
 
 
-def delete(path: Path) -> int:
+def delete(path: Path) -> tuple[bool, str]:
     """Remove a file of rows and the weights beside it; a run that uses it goes on with what it has open.
 
     Returns:
-        Bytes of the disk that are free again.
+        Whether they are gone, and how much of the disk is free again or why not.
     """
     freed = 0
     for file in (path, path.with_suffix(".pth")):
-        if file.is_file():
-            freed += file.stat().st_blocks * 512
-            file.unlink()
-    return freed
+        if os.path.lexists(file):
+            blocks = file.lstat().st_blocks
+            try:
+                file.unlink()
+            except OSError as error:
+                return False, f"cannot be deleted ({error.strerror})"
+            freed += blocks * 512
+    return True, f"deleted, {gigabytes(freed)}"
 
 
 @cli_main
@@ -259,12 +264,14 @@ def main() -> None:
     for path in paths:
         if args.action == "list":
             print(describe(path))
-        elif args.action == "verify":
+            continue
+        if args.action == "verify":
             holds, found = verify(path, args.data_dir, args.rows)
-            right = right and holds
-            print(f"{path.stem}: {'ok' if holds else 'NO'}: {found}", flush=True)
+            found = f"{'ok' if holds else 'NO'}: {found}"
         else:
-            print(f"{path.stem}: deleted, {gigabytes(delete(path))}")
+            holds, found = delete(path)
+        right = right and holds
+        print(f"{path.stem}: {found}", flush=True)
     if not right:
         sys.exit(1)
 

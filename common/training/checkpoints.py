@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import io
-import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import TrainingError, UserError, is_damage
+from common.atomic_write import write_atomically
+from common.errors import UserError, is_damage
 from common.training.saved_state import nonfinite_names
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")  # keys under which files keep a network's weights
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +43,6 @@ class CheckpointFiles:
     optimizer_key: str = "optim_dict"
     accuracy_key: str | None = None
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary_path)`, sync the file to disk and rename it to `path`.
-
-    A process killed at any moment leaves either the old file or the new one.
-
-    Raises:
-        UserError: it cannot be written.
-        TrainingError: there is no room for it.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        kind = TrainingError if error.errno in NO_ROOM else UserError
-        raise kind(f"cannot write {path} ({error.strerror}); what was there before is untouched") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:

@@ -140,15 +140,18 @@ class Trainer:
     def fit(
         self,
         run: RunDirectory | None,
-        after_epoch: Callable[[dict[str, float], bool], None] | None = None,
+        after_epoch: Callable[[], None] | None = None,
+        after_save: Callable[[dict[str, float], bool], None] | None = None,
         after_training: Callable[[], dict[str, Any]] | None = None,
     ) -> Accuracies | ValidationFigures:
         """Train to the end, or as far as `Runtime.stop_after` says.
 
         Args:
             run: receives records; None on all but the main process.
-            after_epoch: called on the main process with the test metrics (of the validation split where there is no
-                test split) and whether they are the best so far.
+            after_epoch: called on the main process before the checkpoint of an epoch is written.
+            after_save: called on the main process once it is there, and first of all where training goes on from it,
+                with the test metrics (of the validation split where there is no test split) and whether they are the
+                best so far.
             after_training: called on all ranks after the last epoch; gives more fields of the run's record.
 
         Raises:
@@ -159,9 +162,11 @@ class Trainer:
         try:
             self._log_messages(run)
             with explained_out_of_memory("training", graphs=False):
+                if run is not None and self.state.epochs_done:
+                    self._save_copies(after_save)  # a run may have been killed before it did
                 end = min(self.epochs, self.runtime.stop_after or self.epochs)
                 for epoch in range(self.state.epochs_done, end):
-                    self._run_epoch(epoch, run, after_epoch)
+                    self._run_epoch(epoch, run, after_epoch, after_save)
                 if end < self.epochs:
                     status = "stopped"
                     return self.state.selection
@@ -195,7 +200,9 @@ class Trainer:
             "execution": self.execution(),
         }
 
-    def _run_epoch(self, epoch: int, run: RunDirectory | None, after_epoch: Callable | None) -> None:
+    def _run_epoch(
+        self, epoch: int, run: RunDirectory | None, after_epoch: Callable | None, after_save: Callable | None
+    ) -> None:
         """Train one epoch, evaluate, record, save."""
         # dropout, too, depends on the position alone
         seeds = np.random.SeedSequence([self.runtime.seed, epoch, self.runtime.rank])
@@ -214,7 +221,7 @@ class Trainer:
         }
         self._require_finite(line)
         state = self.state
-        is_best = state.selection.update(line)
+        state.selection.update(line)
         seconds = time.perf_counter() - started
         state.seconds += seconds
         self.time_left.update(seconds)
@@ -223,11 +230,12 @@ class Trainer:
         if run is None:
             return
         run.log_epoch(line)
+        if after_epoch is not None:
+            after_epoch()
+        state.save(epoch + 1)
+        self._save_copies(after_save)
         part = state.selection.monitored
         monitored = metrics[part]
-        if after_epoch is not None:
-            after_epoch(monitored, is_best)
-        state.save(epoch + 1, is_best)
         run.update(**self._results())
         run.log(
             f"epoch {epoch + 1}/{self.epochs}: lr {line['learning_rate']:.4g}, "
@@ -235,6 +243,16 @@ class Trainer:
             f"{part} loss {monitored['loss']:.4f} accuracy {monitored['accuracy']:.2f} "
             f"(best {state.selection.best:.2f}), {images_per_second:.0f} images/s{self.time_left.after(epoch + 1)}"
         )
+
+    def _save_copies(self, after_save: Callable | None) -> None:
+        """Write what follows from the checkpoint of the last finished epoch."""
+        state = self.state
+        state.save_copies()
+        if after_save is not None:
+            part = f"{state.selection.monitored}/"
+            line = state.history[-1]
+            monitored = {name.removeprefix(part): value for name, value in line.items() if name.startswith(part)}
+            after_save(monitored, state.last_is_best)
 
     def _require_finite(self, line: dict[str, Any]) -> None:
         """Let nothing that is not finite come into a record or a checkpoint; processes agree.

@@ -75,17 +75,28 @@ class RunState:
         state = {"weights": self._trained_state(), "optimizer": self.optimizer.state_dict()["state"]}
         return nonfinite_names(state) - self._nonfinite_before
 
-    def save(self, finished: int, is_best: bool) -> None:
-        """Write the checkpoints of `finished` epochs."""
-        content = self._content(finished)
-        for file, moment in self.files.snapshots.items():
-            if finished == moment:
-                save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
-        # `last` comes after all others: a run killed in between repeats this epoch and writes the same again
-        if is_best and self.files.best:
-            save_checkpoint(content, self.files.best)
-        save_checkpoint(content, self.files.last)
+    @property
+    def last_is_best(self) -> bool:
+        """Whether no epoch was better than the last one that is finished."""
+        return self.selection.best_epoch == self.epochs_done - 1
+
+    def save(self, finished: int) -> None:
+        """Write the checkpoint of `finished` epochs, from which a run goes on."""
+        save_checkpoint(self._content(finished), self.files.last)
         self.epochs_done = finished
+
+    def save_copies(self) -> None:
+        """Write the other checkpoints that are due after the last finished epoch.
+
+        They come after `last`, which has all that is in them: a run killed in between writes them when it is resumed.
+        The other way round it would repeat the epoch, on a GPU to other bits, and lose the best one's before it.
+        """
+        content = self._content(self.epochs_done)
+        for file, moment in self.files.snapshots.items():
+            if moment == self.epochs_done:
+                save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
+        if self.last_is_best and self.files.best:
+            save_checkpoint(content, self.files.best)
 
     def resume(self, iterations: int) -> list[str] | None:
         """Go back to the state of the last checkpoint.
@@ -152,13 +163,12 @@ class RunState:
         finally:
             self.method.load_state_dict({**self.method.state_dict(), **before})
 
-    def require_best(self, file: Path, *, repeated: bool = False) -> dict[str, Any]:
+    def require_best(self, file: Path) -> dict[str, Any]:
         """The checkpoint of the best epoch, as this run has written it.
 
         Args:
             file: `files.best`, or where the run's script keeps the student's weights alone, of which no more is known
                 than that they fit.
-            repeated: whether the next epoch, which the run was killed after, may have written it as well.
 
         Raises:
             UserError: a checkpoint that is absent, damaged, or of another network, run or epoch.
@@ -172,7 +182,7 @@ class RunState:
             self._require_same_settings(state["settings"], file)
             require_weights(state["weights"], self._expected_weights(state["weights"], []), "training.weights")
             epoch = self.selection.best_epoch + 1
-            if content["epoch"] not in (epoch, self.epochs_done + 1 if repeated else epoch):
+            if content["epoch"] != epoch:
                 raise MismatchError(f"it is of epoch {content['epoch']!r:.40}, not {epoch}")
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):

@@ -80,7 +80,10 @@ class RunSpec:
         load_teacher: gives a network of its own with a teacher's weights, by which its accuracy is measured.
         initialize: called on all ranks unless the run is resumed, before anything is written.
         on_start: called on the main process once the run's directory is its own.
-        after_epoch: called on the main process with the metrics of the monitored split and whether they are the best.
+        after_epoch: called on the main process before the checkpoint of an epoch is written: what the next epoch
+            forgets.
+        after_save: called on the main process once it is there, and again where a run is resumed from it, with the
+            metrics of the monitored split and whether they are the best: what the checkpoint tells.
         test: batches to analyze the finished run on; those that training tests on where it does.
         best_weights: file with the student of the best epoch, where its script keeps that itself.
         extend_analysis: what this paper says besides, in the record's `analysis`; called on the main process.
@@ -107,7 +110,8 @@ class RunSpec:
     load_teacher: LoadTeacher | None = None
     initialize: Callable[[Trainer], None] = lambda trainer: None
     on_start: Callable[[RunDirectory], None] = lambda run: None
-    after_epoch: Callable[[Trainer, RunDirectory, dict[str, float], bool], None] = lambda *_: None
+    after_epoch: Callable[[Trainer, RunDirectory], None] = lambda *_: None
+    after_save: Callable[[Trainer, RunDirectory, dict[str, float], bool], None] = lambda *_: None
     test: Any = None
     best_weights: Path | None = None
     extend_analysis: Extension = lambda *_: {}
@@ -189,7 +193,8 @@ def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bo
         remember_teachers(trainer, spec.data)
     trainer.fit(
         run,
-        run and (lambda metrics, is_best: spec.after_epoch(trainer, run, metrics, is_best)),
+        run and (lambda: spec.after_epoch(trainer, run)),
+        run and (lambda metrics, is_best: spec.after_save(trainer, run, metrics, is_best)),
         lambda: finish(spec, trainer, run),
     )
     if run is not None:
@@ -240,15 +245,16 @@ def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool)
     messages += [*spec.data.messages, *spec.method.messages, *spec.messages]
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")
-        messages += _remarks_on_best(spec.best_file, trainer.state)
+        messages += remarks_on_best(spec.best_file, trainer.state)
     return messages
 
 
-def _remarks_on_best(file: Path | None, state: RunState) -> list[str]:
+def remarks_on_best(file: Path | None, state: RunState) -> list[str]:
+    """What a person should know about the checkpoint of the best epoch before a run goes on; `last` may replace it."""
     epoch = state.selection.best_epoch
     try:
-        if file is not None and epoch >= 0:
-            state.require_best(file, repeated=True)
+        if file is not None and epoch >= 0 and not state.last_is_best:
+            state.require_best(file)
     except UserError as error:
         return [f"warning: {error}: the network of the best epoch, {epoch + 1}, is lost unless a later one is as good"]
     return []

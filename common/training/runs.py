@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from common.atomic_write import write_text_atomically
 from common.checkout import git
 from common.command_line import REPOSITORY, printable
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_name
 from common.locks import LOCK, take_lock
 from common.run_record import METRICS, NAME, SET_ASIDE, Computing, RunRecord, Segment, read_record
-from common.training.checkpoints import CheckpointFiles, write_atomically
+from common.training.checkpoints import CheckpointFiles
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -41,7 +42,7 @@ def write_json(path: Path, content: Any) -> None:
         raise TrainingError(
             f"cannot write {path} (a number is not finite); what was there before is untouched"
         ) from error
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_text_atomically(path, text + "\n")
 
 
 def _script() -> str:
@@ -165,8 +166,7 @@ class RunDirectory:
             segments=[*segments, self.segment],
         )
         self._save()
-        lines = "".join(json.dumps(line) + "\n" for line in history)
-        write_atomically(self.metrics_file, lambda temporary: temporary.write_text(lines))
+        write_text_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in history))
         self._events_directory, self._first_epoch = files.events, len(history)
         self._events = None
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common.data import Dataset
-from common.errors import UserError
+from common.errors import TrainingError, UserError
 from common.safe_json import read_json_file
 from common.training.evaluation import evaluate
 from common.training.runs import write_json
@@ -57,7 +57,8 @@ def accuracy_of(
     accuracy = evaluate(network, batches, runtime, title=f"evaluating teacher {teacher.name}")["accuracy"]
     if runtime.is_main:
         content = {"digest": teacher.digest, "accuracies": {**_remembered(teacher), key: accuracy}}
-        with contextlib.suppress(OSError):  # where its directory cannot be written, the next run measures again
+        # where its directory cannot be written, the next run measures again
+        with contextlib.suppress(UserError, TrainingError):
             write_json(_file(teacher), content)
     return accuracy
 
@@ -86,6 +87,6 @@ def _remembered(teacher: TeacherCheckpoint) -> dict[str, float]:
     try:
         content = read_json_file(_file(teacher))
         accuracies = content["accuracies"] if content["digest"] == teacher.digest else {}
-        return {key: float(value) for key, value in accuracies.items()}
-    except (UserError, KeyError, TypeError, ValueError, AttributeError):
+        return {key: value for key, value in accuracies.items() if type(value) in (int, float) and 0 <= value <= 100}
+    except (UserError, KeyError, TypeError, AttributeError):
         return {}

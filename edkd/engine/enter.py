@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from common.atomic_write import write_text_atomically
 from common.command_line import REPOSITORY, resolve_path
 from common.errors import UserError
 from common.own_code import shorter
@@ -78,8 +79,8 @@ def enter(source: str, pair: str, own_file: Path | None, overrides: Sequence[str
     command = f"python tools/train.py --cfg configs/{experiment}.yaml"
     cfg.parent.mkdir(parents=True, exist_ok=True)
     head = f"# {' + '.join(teachers)} teaches {student}.\n#   {command}\n"
-    cfg.write_text(head + yaml.safe_dump(content, sort_keys=False))
-    plan.write_text(json.dumps(planned, indent=2) + "\n")
+    write_text_atomically(cfg, head + yaml.safe_dump(content, sort_keys=False))
+    write_text_atomically(plan, json.dumps(planned, indent=2) + "\n")
     without = f"cifar100/vanilla DISTILLER.STUDENT {student}"
     cells = f"--cells 'cifar100/*kd/{pair}' --cells {experiment} --cells '{without}'"
     return [

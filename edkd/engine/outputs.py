@@ -36,12 +36,15 @@ class Outputs:
             cfg.LOG.WANDB, cfg.EXPERIMENT.PROJECT, run.path.name, tags, key, cfg.as_dict(), run.path, run.log
         )
 
-    def write(self, trainer: Trainer, run: RunDirectory, test: dict[str, float], is_best: bool) -> None:
-        """The student's weights, the worklog and W&B's figures of an epoch."""
+    def save_student(self, trainer: Trainer, run: RunDirectory, test: dict[str, float], is_best: bool) -> None:
+        """The student's weights alone."""
         weights = {"model": trainer.method.student.state_dict()}
         save_checkpoint(weights, run.path / "student_latest")
         if is_best:
             save_checkpoint(weights, run.path / "student_best")
+
+    def report(self, trainer: Trainer, run: RunDirectory) -> None:
+        """The worklog, and W&B's figures of an epoch."""
         write_worklog(run.path / "worklog.txt", trainer.state.history, self.cfg.SOLVER.EPOCHS)
         if self._wandb is not None:
             self._wandb.log(epoch_figures(trainer.state.history[-1]), trainer.state.history[-1]["epoch"])

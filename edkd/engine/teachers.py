@@ -77,7 +77,9 @@ def _teacher_file(name: str, given: str, cfg: Node, released: bool) -> TeacherCh
     return TeacherCheckpoint(name, path, training_command(name, cfg.DATASET.TYPE))
 
 
-def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = True) -> TeacherCheckpoint:
+def find_teacher(
+    name: str, dataset: str, outputs: Path, *, released: bool = True, given_by: str = "DISTILLER.TEACHER_CKPT FILE"
+) -> TeacherCheckpoint:
     """The checkpoint of a teacher.
 
     Args:
@@ -85,6 +87,7 @@ def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = Tru
         dataset: `DATASET.TYPE`.
         outputs: where runs are written; searched for finished `NONE` runs of that network, besides `edkd/output`.
         released: whether to take the published file, where it is.
+        given_by: how a file of one's own is named, for the error.
 
     Raises:
         UserError: there is none; says where it was looked for, where to get it and how to train it.
@@ -95,7 +98,7 @@ def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = Tru
             return found
         raise UserError(
             f"no trained teacher {name}: there is no finished run of it on {dataset} below {outputs}; train one with "
-            f"{command}, or give DISTILLER.TEACHER_CKPT FILE"
+            f"{command}, or give {given_by}"
         )
     if released and (path := resolve_path(published, PAPER)).is_file():
         return TeacherCheckpoint(name, path, command, "released with mdistiller")
@@ -112,13 +115,13 @@ def find_teacher(name: str, dataset: str, outputs: Path, *, released: bool = Tru
         raise UserError(
             f"no trained teacher {name}: neither {published} nor {cached} exists; fetch torchvision's weights with "
             f"`python -c \"import torchvision; torchvision.models.{name.lower()}(weights='IMAGENET1K_V1')\"`, "
-            "or give DISTILLER.TEACHER_CKPT FILE"
+            f"or give {given_by}"
         )
     use = "" if released else ", for the real data alone"
     raise UserError(
         f"no trained teacher {name}: there is no {published} (published at {RELEASE}{use}) and no finished run "
         f"of it below {outputs}; train one with {command}, "
-        "or give DISTILLER.TEACHER_CKPT FILE"
+        f"or give {given_by}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.training.checkpoints import write_atomically
+from common.atomic_write import write_text_atomically
 
 RULE = "-" * 25
 # published name -> name in metrics.jsonl
@@ -39,4 +39,4 @@ def write_worklog(file: Path, history: Sequence[dict[str, float]], epochs: int) 
         blocks.append(f"{RULE}\nepoch: {line['epoch'] + 1}\n{figures}{RULE}\n")
     if len(history) == epochs:
         blocks.append(f"best_acc: {max(epoch_figures(line)['test_acc'] for line in history):.2f}\n{RULE}\n")
-    write_atomically(file, lambda temporary: temporary.write_text("".join(blocks)))
+    write_text_atomically(file, "".join(blocks))

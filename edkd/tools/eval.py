@@ -9,7 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
 from common.data.flags import add_data_flags
@@ -61,7 +65,7 @@ def checkpoint_of(args: argparse.Namespace) -> TeacherCheckpoint:
         UserError: there is none.
     """
     if args.ckpt == PRETRAINED:
-        return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX))
+        return find_teacher(args.model, args.dataset, Path(CFG.LOG.PREFIX), given_by="-c FILE")
     path = resolve_path(args.ckpt, PAPER)
     if not path.is_file():
         raise UserError(f"-c: no file {args.ckpt} here, in {PAPER}/ or in the repository")

@@ -9,7 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs from any directory, installed or not
+    from common.interrupts import stop_in_imports
+
+    stop_in_imports()
 
 from common.command_line import ArgumentParser, cli_main, positive_int
 from common.data.flags import add_data_flags, visible
@@ -95,7 +99,8 @@ def specify(
         messages=[f"{key} has no effect, as in the published code" for key in args.opts if key in WITHOUT_EFFECT],
         details={"extra_parameters": extra_parameters(method.distiller), **own_files},
         on_start=outputs.start,
-        after_epoch=outputs.write,
+        after_epoch=outputs.report,
+        after_save=outputs.save_student,
         after_training=outputs.finish,
     )
 

@@ -109,6 +109,7 @@ def test_a_run_says_of_itself_what_its_record_has(analyze, workspace):
     ("arguments", "words"),
     [
         (["{resnet8}"], "agreement needs a teacher, and"),
+        (["nowhere"], "no checkpoint and no run nowhere"),
         (["{resnet8}", "--teacher", "nowhere"], "no checkpoint and no run nowhere"),
         (["{resnet8}", "--teacher", "x" * 400], "no checkpoint and no run xxx"),
         (["x" * 400, "--teacher", "{resnet8}"], "no checkpoint and no run xxx"),

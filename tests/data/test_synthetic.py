@@ -349,21 +349,26 @@ def test_command_line_writes_and_refuses(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["cifar-100-python"]  # all is checked before anything is written
 
 
-def test_command_line_says_what_is_there_already(tmp_path, capsys):
-    arguments = [str(tmp_path), "--layout", "cifar-10", "--train-per-class", "1", "--test-per-class", "1"]
-    assert [main(arguments), main(arguments)] == [0, 0]
+def call_cli(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["synthetic", *map(str, arguments)])
+    main()
+
+
+def test_command_line_says_what_is_there_already(tmp_path, monkeypatch, capsys):
+    for _ in range(2):
+        call_cli(monkeypatch, tmp_path, "--layout", "cifar-10", "--train-per-class", "1", "--test-per-class", "1")
     assert "already there" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_command_line_says_where_it_cannot_write(tmp_path, capsys):
+def test_command_line_says_where_it_cannot_write(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    assert main([str(tmp_path / "file"), "--train-per-class", "1"]) == 2
+    with pytest.raises(SystemExit) as end:
+        call_cli(monkeypatch, tmp_path / "file", "--train-per-class", "1")
+    assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: cannot write ")
 
 
-def test_all_writes_every_layout(tmp_path):
-    assert (
-        main([str(tmp_path), "--layout", "all", "--train-per-class", "1", "--test-per-class", "1", "--classes", "2"])
-        == 0
-    )
+def test_all_writes_every_layout(tmp_path, monkeypatch):
+    one_each = ["--train-per-class", "1", "--test-per-class", "1"]
+    call_cli(monkeypatch, tmp_path, "--layout", "all", *one_each, "--classes", "2")
     assert {f.name for f in tmp_path.iterdir()} == {form.folder for form in LAYOUTS.values()}

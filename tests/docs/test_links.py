@@ -1,28 +1,15 @@
 """Links between the pages of the repository lead somewhere: files exist, headings too."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from common.command_line import REPOSITORY
+from tests.pages import pages
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 ELSEWHERE = ("http://", "https://", "mailto:")
-# what runs, environments and datasets leave in a used checkout
-NOT_OURS = {".git", ".venv", "venv", ".ci", "data", "results", "output", "models", "checkpoint", "node_modules"}
-
-
-def pages() -> list[Path]:
-    """The Markdown pages of the repository; in a checkout those that git knows or would take."""
-    git = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    try:
-        names = subprocess.run(git, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):  # an unpacked archive
-        found = (file.relative_to(REPOSITORY) for file in REPOSITORY.rglob("*.md"))
-        names = [str(file) for file in found if not NOT_OURS & set(file.parts[:-1])]
-    return [REPOSITORY / name for name in sorted(set(names)) if (REPOSITORY / name).is_file()]
 
 
 def anchors(text: str) -> set[str]:

@@ -115,7 +115,9 @@ def test_a_teacher_trained_here_is_found(run_script, where, tmp_path):
     found = run_script("train", *cfg, *where, "--limit-train-batches", "1")
     assert found.code == 0
     assert "epochs:2/student_latest (trained here for 2 epochs" in found.stdout
-    assert run_script("eval", "-m", "resnet8", *where[:7]).code == 2  # looked for below ./output, not here
+    ended = run_script("eval", "-m", "resnet8", *where[:7])  # looked for below ./output, not here
+    assert ended.code == 2
+    assert ended.stderr.endswith("in edkd/, or give -c FILE\n"), "a flag that this script has"
 
 
 def interrupted(*args, **kwargs):
@@ -161,8 +163,8 @@ def test_killed_and_resumed_is_as_unbroken(method, trainer, where, teacher, tmp_
         return Process("edkd.tools.train", [*words, *flags], tmp_path, prepare=prepare).wait()
 
     assert start("whole").code == 0
-    save = "common.training.run_state:RunState.save"
-    killed = start("broken", prepare=functools.partial(before_call, save, 2, kill_self))
+    copies = "common.training.run_state:RunState.save_copies"
+    killed = start("broken", prepare=functools.partial(before_call, copies, 2, kill_self))
     assert killed.code == -signal.SIGKILL
     assert start("broken", "--resume").code == 0
     whole, broken = (only_run(tmp_path / name) for name in ("whole", "broken"))

@@ -4,7 +4,7 @@ import copy
 import math
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.training.checkpoints import load_checkpoint, load_weights
 from common.training.engine import Trainer
 from common.training.method import FrozenTeacher, Method, StepOutput
+from common.training.run_training import remarks_on_best
 from edkd.engine.dot import DOT
 from tests.training.test_engine import batches, run_directory, trainer
 
@@ -296,6 +297,75 @@ def test_another_checkpoint_of_the_best_epoch_is_not_used(kind, case, tmp_path):
     with pytest.raises(UserError, match=message), training.state.weights_from(file):
         pass
     assert same(before, training.method.state_dict())
+
+
+class Measured:
+    """An evaluation that comes to given accuracies."""
+
+    execution = "eager"
+
+    def __init__(self, evaluation: Callable[[], dict[str, float]], accuracies: Iterator[float]) -> None:
+        self.evaluation, self.accuracies = evaluation, accuracies
+
+    def __call__(self) -> dict[str, float]:
+        return {**self.evaluation(), "accuracy": next(self.accuracies)}
+
+
+def with_accuracies(directory: Path, *accuracies: float) -> Trainer:
+    training = built(directory, epochs=4)
+    training._evaluations["test"] = Measured(training._evaluations["test"], iter(accuracies))
+    return training
+
+
+@pytest.mark.parametrize("content", [None, b"half of it", "of another run"])
+def test_a_lost_checkpoint_of_the_best_epoch_is_said(content, tmp_path):
+    training, best = with_accuracies(tmp_path, 50.0, 10.0), tmp_path / "best"
+    training.epochs = 2
+    training.fit(run_directory(tmp_path))
+    assert remarks_on_best(best, training.state) == []
+    if content is None:
+        best.unlink()
+    elif isinstance(content, bytes):
+        best.write_bytes(content)
+    else:
+        found = load_checkpoint(best)
+        found["training"]["settings"]["a"] = 2
+        torch.save(found, best)
+    (said,) = remarks_on_best(best, training.state)
+    assert said.startswith("warning: ")
+    assert "the network of the best epoch, 1, is lost unless a later" in said
+
+
+@pytest.mark.parametrize("then", ["better", "worse"])
+@pytest.mark.parametrize("killed", ["before its last", "before its copies", "after its copies"])
+def test_a_kill_beside_the_writing_of_the_best_epoch(killed, then, tmp_path):
+    """The best epoch's network survives it also where the epoch, repeated on a GPU, comes out otherwise."""
+
+    def stop(*_: Any) -> None:
+        if first.state.history[-1]["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    first = with_accuracies(tmp_path, 10.0, 50.0)
+    moments = {
+        "before its last": {"after_epoch": stop},
+        "before its copies": {},
+        "after its copies": {"after_save": stop},
+    }
+    if killed == "before its copies":
+        write = first.state.save_copies
+        first.state.save_copies = lambda: (stop(), write())
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(run_directory(tmp_path), **moments[killed])
+
+    repeated = [30.0 if then == "better" else 5.0] if killed == "before its last" else []
+    again = with_accuracies(tmp_path, *repeated, 20.0, 20.0)
+    assert again.resume()
+    again.fit(run_directory(tmp_path))
+    best = 1 if repeated != [5.0] else 3
+    assert again.state.selection.best_epoch == best
+    with again.state.weights_from(tmp_path / "best"):
+        pass
+    assert (load_checkpoint(tmp_path / "best")["epoch"], load_checkpoint(tmp_path / "second")["epoch"]) == (best + 1, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------- bits

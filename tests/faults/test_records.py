@@ -298,6 +298,10 @@ def test_odd_files_of_teachers_logits_are_named_beside_the_others(name, tmp_path
     assert re.fullmatch(r"odd: .* on the disk; cannot be used: .+", odd)
     ended = call(["verify", "--data-dir", str(tmp_path)], "common.teacher_cache.__main__")
     assert (ended.code, ended.stderr, ended.stdout.count("cannot be used")) == (1, "", 1)
+    is_directory = name == "a directory"
+    ended = call(["delete", "--all", "--data-dir", str(tmp_path)], "common.teacher_cache.__main__")
+    assert (ended.code, ended.stderr, ended.stdout.count(": deleted")) == (int(is_directory), "", 3 - is_directory)
+    assert [path.name for path in directory.iterdir()] == ["odd.rows"] * is_directory
 
 
 def test_the_good_record_is_one(tmp_path):

@@ -1,11 +1,13 @@
 """`analyze.py`: this paper's students at each exit, beside their teachers."""
 
 import json
+import re
 
 import pytest
 import timm
 import torch
 
+from tests.faults.test_records import GOOD
 from tests.mlkd.conftest import TEACHER
 from tests.processes import record
 
@@ -66,6 +68,7 @@ def test_bad_input_is_one_line(analyze, teachers, ensemble, directory):
     named = f"{TEACHER}:models/a.pth"
     for arguments, words in (
         ([named], "agreement needs a teacher, and"),
+        (["models/none"], "no checkpoint and no run models/none"),
         (["models/a.pth", "--teacher", named], "models/a.pth has no early exits: say which of timm's networks it is"),
         ([named, "--teacher", "nowhere"], "no run and no checkpoint nowhere"),
         ([named, "--teacher", f"{TEACHER}:ten.pth"], "ten.pth does not fit"),
@@ -79,6 +82,28 @@ def test_bad_input_is_one_line(analyze, teachers, ensemble, directory):
         assert ended.code == 2
         assert words in ended.stderr
         assert ended.stderr.count("\n") == 1 or ended.stderr.startswith("usage")
+
+
+ODD = [
+    *(("teachers", value) for value in (None, 3, "a", {"weight": 1}, ["a"], [[1.0]], [{}], [{"name": "a"}])),
+    *(("teachers", [{"name": "a", "weight": value}]) for value in (None, "1", True, [1], 1e300)),
+    ("teachers", [{"weight": 1.0}, {"weight": 1.0}]),
+    *(("dataset", value) for value in (None, 3, ["dogs"], {}, "", "cifar-11", "dogs\n")),
+    *(("image_size", value) for value in (None, "64", True, 64.5, -64, 65, 10**9, [64])),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), ODD)
+def test_odd_settings_are_one_line(key, value, run_script, where, teachers, directory):
+    settings = {"dataset": "oxford-iiit", "image_size": 64, "teachers": [{"name": "a", "weight": 1.0}], key: value}
+    teacher = {"name": TEACHER, "path": str(directory / "models/a.pth")}
+    run = {**GOOD, "paper": "mlkd", "settings": settings, "teachers": [teacher]}
+    (directory / "odd").mkdir()
+    (directory / "odd/run.json").write_text(json.dumps(run))
+    at = where.index("--image-size")
+    ended = run_script("analyze", "odd", *where[:at])
+    assert (ended.code, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: the record of odd .*\n", ended.stderr)
 
 
 @pytest.mark.slow

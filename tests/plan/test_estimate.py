@@ -63,6 +63,7 @@ def test_finished_runs_of_any_budget_count_before_the_table(tmp_path, batches, r
     assert f"run after run, on a CPU: {duration(hours)} (stub {duration(hours)})" in text
     assert f"expected on a GPU, not measured, in proportion to float32 rates: {duration(hours * 0.165 / 8.1)}" in text
     assert "an abacus, today" in text
+    assert (f"by finished runs in {tmp_path / 'results'}" in text) == (batches != 2)
     assert "never measured" not in text
 
 
@@ -96,7 +97,7 @@ def test_the_estimate_says_whose_cpu_it_is(tmp_path, monkeypatch):
     write(tmp_path, [1.0], None)
     monkeypatch.setattr("common.plan.estimate.cpu_name", lambda: "an abacus")
     table = json.loads((tmp_path / "step_times.json").read_text())
-    (tmp_path / "step_times.json").write_text(json.dumps({**table, "hardware": "an abacus (CPU), 1 threads"}))
+    (tmp_path / "step_times.json").write_text(json.dumps({**table, "hardware": "an abacus (CPU), 1 thread"}))
     assert "on this machine's CPU: " in estimate([task(tmp_path)], tmp_path / "results", tmp_path)
 
 

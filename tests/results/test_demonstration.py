@@ -64,6 +64,21 @@ def test_without_runs_it_says_so(plan, tmp_path):
     assert set(rows_of(text)) == {"teacher: big", "student alone: small", "KD & more", "EDKD"}
 
 
+def test_failed_runs_look_failed(plan, runs):
+    reason = "the loss is not finite"
+    for seed in (0, 1):
+        file = runs / f"{KD}_{seed}" / "run.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "status": "failed", "error": reason}))
+    sections = read_demonstration(runs, plan)
+    text, page = render_text(sections), render_html(sections)
+    assert rows_of(text)["KD & more"] == ["failed", "–", "–"]
+    assert rows_of(text)["EDKD"][0] == "no finished run"
+    for shown in (text, page):
+        assert f"failed: {reason}" in shown
+        assert str(runs / f"{KD}_1") in shown
+    assert '<tr class="unfinished"><th scope="row">KD &amp; more' in page
+
+
 def test_exits_are_rows_of_their_own(plan, runs):
     file = runs / "kd_0" / "run.json"
     content = json.loads(file.read_text())

@@ -203,7 +203,7 @@ def test_what_is_loaded_is_not_trained_by_an_old_capture(tmp_path):
     training = trainer(tmp_path, Constant(), train=batches(count=42))
     graphs = captured(training, warm_up=1)
     training.fit(None)
-    training.state.save(3, is_best=True)
+    training.state.save(3)
     assert training.resume()
     training.train_epoch(3, show_progress=False)
     assert graphs.captures == 2

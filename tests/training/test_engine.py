@@ -318,7 +318,7 @@ def test_tf32_belongs_to_a_runs_settings(tmp_path):
     for tf32 in (False, True):
         written = built(tf32)
         written.fit(None)
-        written.state.save(3, is_best=False)
+        written.state.save(3)
         assert built(tf32).resume()
         with pytest.raises(UserError, match=f"belongs to a run {words[tf32]}, not {words[not tf32]}: give"):
             built(not tf32).resume()
@@ -573,8 +573,8 @@ def test_without_a_test_set_the_validation_loss_chooses(tmp_path):
     )
     chosen = training.fit(
         run_directory(tmp_path),
-        lambda figures, best: is_best.append((figures["loss"], best)),
-        lambda: {"accuracy": {"last": 12.0, "best": 34.0}},
+        after_save=lambda figures, best: is_best.append((figures["loss"], best)),
+        after_training=lambda: {"accuracy": {"last": 12.0, "best": 34.0}},
     )
     assert is_best == list(zip(losses, [True, True, False, False], strict=True))
     lines = metrics(tmp_path)

@@ -119,7 +119,7 @@ def test_plain_may_change_when_a_run_is_resumed(first, tmp_path):
     uninterrupted.fit(None)
     begun = built(first, 2)
     begun.fit(None)
-    begun.state.save(2, is_best=False)
+    begun.state.save(2)
     resumed = built(not first, 3)
     assert resumed.resume()
     resumed.epochs_done = 2

@@ -1,6 +1,7 @@
 """A teacher's accuracy: known by its run, or measured once and remembered; and of what a log warns."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -70,15 +71,29 @@ def test_it_is_measured_once_for_each_dataset_and_number_of_images(teacher, data
     assert len(content["accuracies"]) == 2
 
 
+ODD_ACCURACIES = (None, "75", True, [75], -1, 101, 1e300, math.nan, 10**40)
+
+
 def test_a_file_of_another_checkpoint_or_a_damaged_one_counts_for_nothing(teacher, data):
     load = Loads()
     measure(teacher, load, data)
     file = teacher.path.with_name(f"net.pth{SUFFIX}")
-    for text in ("", "[]", '{"digest": 1}', file.read_text().replace(teacher.digest, "another")):
+    whole = json.loads(file.read_text())
+    odd = [{**whole, "digest": "another"}, {**whole, "accuracies": [1]}]
+    odd += [{**whole, "accuracies": dict.fromkeys(whole["accuracies"], value)} for value in ODD_ACCURACIES]
+    for text in ("", "[]", '{"digest": 1}', *map(json.dumps, odd)):
         file.write_text(text)
         before = load.count
         measure(teacher, load, data)
         assert load.count == before + 1
+
+
+def test_where_its_directory_cannot_be_written_it_is_measured_each_time(teacher, data):
+    load = Loads()
+    teacher.path.with_name(f".net.pth{SUFFIX}.tmp").mkdir()  # stands for a directory that is read-only
+    for count in (1, 2):
+        measure(teacher, load, data)
+        assert load.count == count
 
 
 def test_what_its_run_says_is_not_measured_unless_that_was_on_other_data(teacher, data):

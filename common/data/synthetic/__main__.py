@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from common.command_line import ArgumentParser, positive_int, seed_number
+from common.command_line import ArgumentParser, cli_main, positive_int, seed_number
 from common.data.synthetic.layouts import LAYOUTS
 from common.data.synthetic.writing import already_there, make_settings, write_dataset
-from common.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,35 +34,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    args = _parser().parse_args(argv)
+@cli_main
+def main() -> None:
+    args = _parser().parse_args()
     layouts = list(LAYOUTS) if args.layout == "all" else [args.layout]
-    try:
-        planned = []
-        for layout in layouts:  # all are checked before the first is written
-            classes = None if args.layout == "all" and LAYOUTS[layout].fixed else args.classes
-            settings = make_settings(layout, classes, args.train_per_class, args.test_per_class, args.seed)
-            folder = args.dest / LAYOUTS[layout].folder
-            planned.append((folder, settings, already_there(folder, settings)))
-        for folder, settings, present in planned:
-            if present:
-                print(f"{folder}: already there")
-                continue
-            start = time.perf_counter()
-            write_dataset(folder, settings)
-            print(
-                f"{folder}: generated, {settings.classes} classes with {settings.train_per_class} training and "
-                f"{settings.test_per_class} test images each ({time.perf_counter() - start:.1f} s)"
-            )
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the unfinished set was removed", file=sys.stderr)
-        return 130
-    return 0
+    planned = []
+    for layout in layouts:  # all are checked before the first is written
+        classes = None if args.layout == "all" and LAYOUTS[layout].fixed else args.classes
+        settings = make_settings(layout, classes, args.train_per_class, args.test_per_class, args.seed)
+        folder = args.dest / LAYOUTS[layout].folder
+        planned.append((folder, settings, already_there(folder, settings)))
+    for folder, settings, present in planned:
+        if present:
+            print(f"{folder}: already there")
+            continue
+        start = time.perf_counter()
+        write_dataset(folder, settings)
+        print(
+            f"{folder}: generated, {settings.classes} classes with {settings.train_per_class} training and "
+            f"{settings.test_per_class} test images each ({time.perf_counter() - start:.1f} s)"
+        )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
