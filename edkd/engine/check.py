@@ -35,6 +35,7 @@ from common.training.training_step import Optimization
 from edkd.distillers._base import StudentView, TeacherView
 from edkd.engine.method import Distillation, build_method, forked_random_state, make_distiller, make_method
 from edkd.engine.node import Node
+from edkd.engine.own_state import shared_variables_kept
 from edkd.engine.registry import distiller_class, promise
 from edkd.engine.signatures import keywords_of
 from edkd.engine.solver import make_optimizer
@@ -216,7 +217,7 @@ def _does_without_features(setting: Setting, plain: list[float]) -> bool:
     kind = distiller_class(setting.cfg.DISTILLER.TYPE)
     try:
         with unittest.mock.patch.object(kind, "teacher_features", False, create=True):
-            without = _train(setting, plain=True)
+            without = _train(setting, plain=False)  # with batch norm folded, which what watches it would miss
     except Exception as error:  # whatever somebody's code does without them
         if is_out_of_memory(error):
             raise
@@ -255,9 +256,10 @@ def _trainer(setting: Setting, *, plain: bool, channels_last: bool | None = None
 
 def _train(setting: Setting, *, plain: bool, channels_last: bool | None = None) -> list[float]:
     """The losses of a few steps."""
-    trainer = _trainer(setting, plain=plain, channels_last=channels_last)
-    torch.manual_seed(setting.runtime.seed)
-    return [trainer.train_epoch(epoch, show_progress=False)["loss"] for epoch in range(setting.steps)]
+    with shared_variables_kept(distiller_class(setting.cfg.DISTILLER.TYPE)):
+        trainer = _trainer(setting, plain=plain, channels_last=channels_last)
+        torch.manual_seed(setting.runtime.seed)
+        return [trainer.train_epoch(epoch, show_progress=False)["loss"] for epoch in range(setting.steps)]
 
 
 def _compared(subject: str, plain: list[float], other: list[float]) -> Finding:

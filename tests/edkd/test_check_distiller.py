@@ -114,6 +114,32 @@ def test_what_is_good_to_know(old, new, found, check):
 
 
 @pytest.mark.slow
+def test_what_a_class_keeps_for_all_is_not_taken_from_one_trial_into_the_next(check):
+    ended = check(
+        LAST, "        Theirs.seen = getattr(Theirs, 'seen', 0) + 1\n        logits = logits * Theirs.seen\n" + LAST
+    )
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert "ok  fast mode  the losses of --plain" in ended.stdout
+
+
+@pytest.mark.slow
+def test_who_watches_a_teachers_batch_norm_is_not_told_to_do_without(check):
+    """Its hooks would see nothing, or other values, where batch norm is folded."""
+    hook = (
+        "        self.means = []\n"
+        "        for module in teacher.modules():\n"
+        "            if isinstance(module, nn.BatchNorm2d):\n"
+        "                module.register_forward_hook(lambda m, i, o: self.means.append(o.mean()))\n"
+        "        self.calls = 0"
+    )
+    old = FILE[FILE.index("        self.calls = 0") : FILE.index(LAST)]
+    new = old.replace("        self.calls = 0", hook) + "        logits = logits * (1 + sum(self.means))\n"
+    ended = check(old, new + "        self.means.clear()\n")
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert "teacher_features = False" not in ended.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "line", "error"),
     [
