@@ -30,7 +30,7 @@ SMALL = {
     "common.data.synthetic": ["--train-per-class", "10", "--test-per-class", "5"],
     "train_teacher.py": STEP,
     "mlkd.py": STEP,
-    "analyze.py": ["-b", "2", "--limit-eval-batches", "1"],
+    "analyze.py": ["-b", "2", "--limit-eval-batches", "1", "--train-images", "4"],
 }
 
 # Networks that have hardly trained have hardly any batch-norm statistics, and each layer may enlarge what the one
