@@ -13,5 +13,6 @@ fi
 # it would look for the packages in the first python of the PATH
 "$PYTHON" -m basedpyright --pythonpath "$(command -v "$PYTHON")"
 # A test has one thread; those of a file stay together, for what they share takes long to make. A crashed worker ends
-# the run: pytest-xdist 3.8 waits for ever for what it would give to the next one.
-"$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0 "$@"
+# the run: pytest-xdist 3.8 waits for ever for what it would give to the next one. Files come in their order: by the number
+# of tests, files of a few long ones would come last, one worker at them and the others at nothing.
+"$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"

@@ -581,7 +581,7 @@ def test_no_room_for_a_checkpoint(workspace):
     before = json.loads((directory / "run.json").read_text())["accuracy"]
     ended = workspace.run(CNN, "--epochs", "1", prepare=no_room)
     assert ended.code == 1
-    expected = f"error: cannot write {directory}/0.pth.tar (File too large); what was there before is untouched\n"
+    expected = f"error: cannot write {directory}/last.pth.tar (File too large); what was there before is untouched\n"
     assert ended.stderr == expected
     (kept,) = (directory / "set_aside").iterdir()
     assert checkpoint(kept / "last.pth.tar")["training"]["accuracies"]["best"] == before["best"]

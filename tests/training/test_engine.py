@@ -176,7 +176,7 @@ def test_best_checkpoint_is_the_latest_of_equals(tmp_path, monkeypatch):
         lambda self: {"accuracy": next(accuracies), "top5": 100.0, "loss": 1.0},
     )
     told = []
-    trainer(tmp_path, epochs=4).fit(run_directory(tmp_path), lambda test, is_best: told.append(is_best))
+    trainer(tmp_path, epochs=4).fit(run_directory(tmp_path), after_save=lambda test, is_best: told.append(is_best))
     assert told == [True, True, True, False]
     assert [checkpoint(tmp_path / name)["epoch"] for name in ("best", "last", "second")] == [3, 4, 2]
     assert record(tmp_path)["accuracy"] == {
