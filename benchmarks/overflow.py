@@ -25,6 +25,7 @@ from common.plan.datasets import ensure_dataset
 from common.plan.plan import load_plan, select
 from common.plan.tasks import State, Task, make_tasks
 from common.results.reported import EXPERIMENTS, load_tables
+from common.run_record import read_metrics
 
 # What ATEN_CPU_CAPABILITY chooses for PyTorch's own kernels, and the match for oneDNN's convolutions.
 INSTRUCTION_SETS = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}
@@ -57,16 +58,15 @@ def execute(module: str, arguments: list[str], directory: Path, result: Path) ->
         result.write_text(json.dumps(largest.item()))
 
 
-def script_module(task: Task) -> str:
-    """The module of a task's script."""
-    module = ".".join(task.run.script.relative_to(REPOSITORY).with_suffix("").parts)
+def script_module(script: Path) -> str:
+    """The module of a script of this repository."""
+    module = ".".join(script.relative_to(REPOSITORY).with_suffix("").parts)
     return {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
 
 
 def losses(directory: Path) -> list[float]:
     """All losses of a run, in training and evaluation."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    return [value for line in lines for key, value in json.loads(line).items() if "loss" in key]
+    return [value for line in read_metrics(directory) for key, value in line.items() if "loss" in key]
 
 
 def run(task: Task, result: Path) -> bool:
@@ -74,7 +74,7 @@ def run(task: Task, result: Path) -> bool:
     ensure_dataset(task.run.dataset, task.data_dir, task.budget)
     task.prepare()
     result.unlink(missing_ok=True)
-    arguments = (script_module(task), task.command[2:], task.workspace, result)
+    arguments = (script_module(task.run.script), task.command[2:], task.workspace, result)
     process = multiprocessing.get_context("fork").Process(target=execute, args=arguments)
     process.start()
     process.join()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.overflow import script_module
 from common.command_line import REPOSITORY
 from common.plan.budgets import load_budget
 from common.plan.plan import PlannedRun, load_plan
@@ -81,8 +82,7 @@ class Command:
         if self.words[1] == "-m":
             is_package = (REPOSITORY / self.script.replace(".", "/")).is_dir()
             return f"{self.script}.__main__" if is_package else self.script
-        module = f"{self.paper}.{self.script.removesuffix('.py').replace('/', '.')}"
-        return {"mlkd.mlkd": "mlkd.train"}.get(module, module)  # the script has its package's name, and is both
+        return script_module(REPOSITORY / self.paper / self.script)
 
     @property
     def run(self) -> PlannedRun | None:

@@ -133,6 +133,18 @@ def checkpoint(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def lose_checkpoint(path: Path, by: str, setting: str) -> None:
+    """Let it be "absent", "half of it", or "of another run", whose `setting` is another one."""
+    if by == "absent":
+        path.unlink()
+    elif by == "half of it":
+        path.write_bytes(b"half of it")
+    else:
+        found = checkpoint(path)
+        found["training"]["settings"][setting] = 2
+        torch.save(found, path)
+
+
 TIMES = ("seconds", "images_per_second")
 
 

@@ -91,12 +91,13 @@ class RunState:
         They come after `last`, which has all that is in them: a run killed in between writes them when it is resumed.
         The other way round it would repeat the epoch, on a GPU to other bits, and lose the best one's before it.
         """
-        content = self._content(self.epochs_done)
+        weights_key = self.files.weights_key
         for file, moment in self.files.snapshots.items():
             if moment == self.epochs_done:
-                save_checkpoint({key: content[key] for key in ("epoch", self.files.weights_key)}, file)
+                weights = self.method.student.state_dict()
+                save_checkpoint({"epoch": self.epochs_done, weights_key: weights}, file)
         if self.last_is_best and self.files.best:
-            save_checkpoint(content, self.files.best)
+            save_checkpoint(self._content(self.epochs_done), self.files.best)
 
     def resume(self, iterations: int) -> list[str] | None:
         """Go back to the state of the last checkpoint.

@@ -1,8 +1,10 @@
 """The READMEs' commands follow one another without an error, in one directory, from top to bottom."""
 
+import json
 import math
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,9 @@ from common.command_line import REPOSITORY
 from common.plan.datasets import ensure_dataset
 from common.plan.plan import load_plan, select
 from common.results.reported import load_tables
+from tests.mlkd.checks import CONFIG
 from tests.pages import BUDGET, LARGEST_LOSS, PAPERS, Command, commands, pages, write_small_settings
-from tests.processes import Process
+from tests.processes import Process, record
 
 # "<page>: <command>" -> why it is not typed here
 ELSEWHERE = {
@@ -85,3 +88,21 @@ def test_a_readme_is_followed_from_top_to_bottom(paper, tmp_path):
     found = [loss for file in directory.rglob("metrics.jsonl") for loss in losses(file.parent)]
     assert all(math.isfinite(loss) and abs(loss) < LARGEST_LOSS for loss in found)
     assert found
+    if paper == "mlkd":
+        require_ensemble_of_the_page(directory)
+
+
+def require_ensemble_of_the_page(directory: Path) -> None:
+    """MLKD's student was taught by the page's ensemble, whose weights alone were calibrated after that."""
+    models = directory / "models"
+    assert {path.stem for path in models.glob("*.pth")} >= set(CONFIG["names"])
+    teachers = record(models / "student_model")["settings"]["teachers"]
+    assert [teacher["name"] for teacher in teachers] == CONFIG["models"]
+    assert [teacher["weight"] for teacher in teachers] == CONFIG["weights"]
+    log = (models / "student_model/train.log").read_text()
+    assert "config.json: timm's names are those in 'models', checkpoints those in 'names'" in log
+    for model, name in zip(CONFIG["models"], CONFIG["names"], strict=True):
+        assert f"teacher {model} from {models / name}.pth" in log
+    after = json.loads((directory / "config.json").read_text())
+    assert {**after, "weights": None} == {**CONFIG, "weights": None}
+    assert max(map(abs, after["weights"])) < 5**-0.5 + 0.002

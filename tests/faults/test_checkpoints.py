@@ -19,6 +19,7 @@ from common.training.engine import Trainer
 from common.training.method import FrozenTeacher, Method, StepOutput
 from common.training.run_training import remarks_on_best
 from edkd.engine.dot import DOT
+from tests.processes import lose_checkpoint
 from tests.training.test_engine import batches, run_directory, trainer
 
 OPTIMIZERS = {
@@ -317,20 +318,13 @@ def with_accuracies(directory: Path, *accuracies: float) -> Trainer:
     return training
 
 
-@pytest.mark.parametrize("content", [None, b"half of it", "of another run"])
-def test_a_lost_checkpoint_of_the_best_epoch_is_said(content, tmp_path):
+@pytest.mark.parametrize("by", ["absent", "half of it", "of another run"])
+def test_a_lost_checkpoint_of_the_best_epoch_is_said(by, tmp_path):
     training, best = with_accuracies(tmp_path, 50.0, 10.0), tmp_path / "best"
     training.epochs = 2
     training.fit(run_directory(tmp_path))
     assert remarks_on_best(best, training.state) == []
-    if content is None:
-        best.unlink()
-    elif isinstance(content, bytes):
-        best.write_bytes(content)
-    else:
-        found = load_checkpoint(best)
-        found["training"]["settings"]["a"] = 2
-        torch.save(found, best)
+    lose_checkpoint(best, by, "a")
     (said,) = remarks_on_best(best, training.state)
     assert said.startswith("warning: ")
     assert "the network of the best epoch, 1, is lost unless a later" in said

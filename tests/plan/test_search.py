@@ -315,6 +315,13 @@ def test_a_key_may_be_a_flag_of_the_script():
 
 
 @pytest.mark.slow
+def refusal(sweep: str, cell: str) -> str:
+    """The one line that a search ends with before it has begun."""
+    ended = subprocess.run([*TENTH, "--sweep", sweep, "--cells", cell], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    return ended.stderr
+
+
 @pytest.mark.parametrize(
     ("cell", "sweep", "words"),
     [
@@ -335,9 +342,7 @@ def test_a_key_may_be_a_flag_of_the_script():
 )
 def test_values_that_a_script_refuses_are_one_line(cell, sweep, words):
     """Each by its script's own rules, before anything is trained."""
-    ended = subprocess.run([*TENTH, "--sweep", sweep, "--cells", cell], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert words in ended.stderr
+    assert words in refusal(sweep, cell)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +355,4 @@ def test_values_that_a_script_refuses_are_one_line(cell, sweep, words):
     ],
 )
 def test_keys_without_effect_are_one_line(cell, sweep, words):
-    ended = subprocess.run([*TENTH, "--sweep", sweep, "--cells", cell], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert words in ended.stderr
+    assert words in refusal(sweep, cell)

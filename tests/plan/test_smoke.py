@@ -44,7 +44,7 @@ class Plan:
                 return f"needs {need.name}"
         assert ensure_dataset(task.run.dataset, task.data_dir, BUDGET) is None
         task.prepare()
-        ended = Process(script_module(task), [*task.command[2:], "--device", "cpu"], task.workspace).wait()
+        ended = Process(script_module(task.run.script), [*task.command[2:], "--device", "cpu"], task.workspace).wait()
         if ended.code != 0:
             return f"exit code {ended.code}: {ended.stderr}"
         task.finish()

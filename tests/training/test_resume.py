@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.processes import (
     CNN,
@@ -23,6 +22,7 @@ from tests.processes import (
     checkpoint,
     differences,
     kill_self,
+    lose_checkpoint,
     metrics,
     record,
     snapshot,
@@ -262,19 +262,12 @@ def held() -> None:
     before_call("common.training.training_step.TrainingStep.__call__", 9, wait)
 
 
-@pytest.mark.parametrize("content", [None, b"half of it", "of another run"])
-def test_a_lost_best_checkpoint_of_the_last_epoch_is_written_again(content, workspace, call):
+@pytest.mark.parametrize("by", ["absent", "half of it", "of another run"])
+def test_a_lost_best_checkpoint_of_the_last_epoch_is_written_again(by, workspace, call):
     directory = workspace.experiment(CNN)
     assert call(workspace.arguments(CNN, *TWO, "--stop-after", "1")).code == 0
     best = directory / "best.pth.tar"
-    if content is None:
-        best.unlink()
-    elif isinstance(content, bytes):
-        best.write_bytes(content)
-    else:
-        found = checkpoint(best)
-        found["training"]["settings"]["seed"] = 1
-        torch.save(found, best)
+    lose_checkpoint(best, by, "seed")
     ended = call(workspace.arguments(CNN, *TWO, "--resume"))
     assert ended.code == 0, ended.stderr
     assert "warning" not in ended.stdout
