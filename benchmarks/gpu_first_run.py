@@ -32,6 +32,7 @@ import torch
 from benchmarks.first_run.conformance import CONFORMANCE
 from benchmarks.first_run.layout_rows import LAYOUT_ROWS
 from benchmarks.first_run.machinery import FAILURE_CHECKS, MACHINERY_CHECKS
+from benchmarks.first_run.remembered import REMEMBERED_CHECKS
 from benchmarks.first_run.scripts import SCRIPTS
 from benchmarks.first_run.speed import MORE_SPEED, SPEED
 from benchmarks.first_run.steps import BF16_STEPS, STEPS
@@ -48,6 +49,7 @@ from common.training.runtime import resolve_device, use_tf32
 CHECKS: dict[str, Check] = {
     **STEPS,
     **MACHINERY_CHECKS,
+    **REMEMBERED_CHECKS,
     **FAILURE_CHECKS,
     **SCRIPTS,
     **BF16_STEPS,
