@@ -32,3 +32,8 @@ def test_ratios_are_kept_for_the_runs_of_the_pair(tmp_path, monkeypatch):
     assert kept[names[0]]["remembered"] == {"speedup": 1.55, "views": 162}
     assert "remembered" not in kept["edkd cifar100/at"]
     assert names[1] not in kept
+
+
+def test_without_a_cache_there_is_nothing_to_measure(call):
+    ended = call(["--teacher-cache", "off"], "benchmarks.teacher_cache")
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
