@@ -1,6 +1,6 @@
 """How fast each experiment of the plan trains here; `python -m benchmarks.step_times` fills `step_times.json`.
 
-Runs the plan's commands under the budget `trial` (real data, two epochs of two small batches, of which the second
+Runs the plan's commands under the budget `trial` (real data, two epochs of two batches, of which the second epoch
 counts), one at a time, and collects what their `metrics.jsonl` say. Variants of an experiment, which compute the same
 networks, are left out. `./run_all.sh --dry-run` makes its estimate from the file, which lies in `experiments/`; what is
 not measured again stays in it.

@@ -27,8 +27,9 @@ BATCH_SIZE = 64  # published default of every script that has such a flag
 FORWARD_SHARE = 1 / 3
 # float32 rates in TFLOP/s: of a product of matrices beside the measured steps (benchmarks/README.md) ...
 CPU_TERAFLOPS = 0.165
-# ... and of classes of GPUs, by NVIDIA's data sheets
-GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.5}
+# ... and of classes of GPUs: by NVIDIA's data sheets, an H100's by such a product. Steps there (benchmarks/README.md)
+# took 0.5 (EDKD of resnet8x4) to 1.7 times (MTKD-RL of ShuffleV2) what is in proportion.
+GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.5, "(H100 class, 52 TFLOP/s)": 52.0}
 ENOUGH_BATCHES = 10  # an epoch, for its speed to mean something
 
 
@@ -73,7 +74,8 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int =
         ours = f", and by finished runs in {output}" if by_own else ""
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}{ours}")
         gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
-        lines.append(f"  expected on a GPU, not measured, in proportion to float32 rates: {', '.join(gpus)}")
+        expected = "expected on a GPU, in proportion to float32 rates, within a factor of two as seen on an H100"
+        lines.append(f"  {expected}: {', '.join(gpus)}")
     if saved:
         lines.append(f"  teachers' logits that are remembered save {duration(saved)} of it already (--teacher-cache)")
     if unknown:

@@ -9,8 +9,8 @@ from common.training.runtime import Runtime
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 
-# (device, precision, kind of convolutions) -> layout, as measured on CPUs and, by shufflenet_v2 and resnet20 alone, on an
-# H100 (benchmarks/README.md). Not measured yet are dense convolutions in bf16 on GPUs, where channels-last is what
+# (device, precision, kind of convolutions) -> layout, as measured on CPUs and, by shufflenet_v2 and resnet20 alone, on
+# an H100 (benchmarks/README.md). Not measured yet are dense convolutions in bf16 on GPUs, where channels-last is what
 # tensor cores want, and fp16, whose steps are not captured: uncaptured bf16 steps of grouped convolutions are faster
 # contiguous.
 LAYOUTS: dict[tuple[str, str, str], torch.memory_format] = {
