@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import itertools
 import json
@@ -247,6 +248,7 @@ def _run_script(
     environment: dict[str, str],
     prepare: Callable[[], None] | None,
 ) -> None:
+    gc.freeze()  # collecting garbage would look through, and so copy, all that the server has imported
     for number, file in enumerate(outputs, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(directory)

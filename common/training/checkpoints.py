@@ -47,9 +47,28 @@ class CheckpointFiles:
 
 def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint."""
-    data = io.BytesIO()  # written in one go: a full disk is then an OSError that says so
-    torch.save(dict(content), data)
-    write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
+
+    def write(temporary: Path) -> None:
+        with _Target(open(temporary, "wb", buffering=0)) as target:
+            torch.save(dict(content), target)
+            if target.error is not None:
+                raise target.error
+
+    write_atomically(path, write)
+
+
+class _Target(io.BufferedWriter):
+    """The file that `torch.save` writes to: keeps its first error, in whose place PyTorch says something of its own."""
+
+    error: OSError | None = None
+
+    def write(self, buffer: Any) -> int:
+        if self.error is None:
+            try:
+                return super().write(buffer)
+            except OSError as error:
+                self.error = error
+        return len(buffer)
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """No room on the disk, wherever something is written: what was there stays, nothing half written is believed."""
 
 import errno
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -46,11 +48,28 @@ def full(monkeypatch):
                 file.write(content[: len(content) // 2])
             raise OSError(number, "no room", str(path))
 
+        def opened(path: Path, mode: str, **options: Any) -> IO[bytes]:
+            return HalfFull(path, number) if mode == "wb" else open(path, mode, **options)
+
         monkeypatch.setattr(Path, "write_bytes", write)
         monkeypatch.setattr(Path, "write_text", lambda path, text, *_, **__: write(path, text.encode()))
         monkeypatch.setattr("shutil.copy2", lambda source, path: write(path, Path(source).read_bytes()))
+        monkeypatch.setattr("common.training.checkpoints.open", opened, raising=False)
 
     return fill
+
+
+class HalfFull(io.FileIO):
+    """A file that has room for half of the first part alone."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__(path, "wb")
+        self.number = number
+
+    def write(self, data: Any) -> int:
+        if self.tell():
+            raise OSError(self.number, "no room", self.name)
+        return super().write(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES])

@@ -1,5 +1,6 @@
 """A run that is killed, stopped or cut off at any moment and resumed ends as one that nothing happened to."""
 
+import io
 import os
 import random
 import re
@@ -10,8 +11,10 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.processes import (
     CNN,
@@ -125,16 +128,18 @@ def before_renaming(name: str) -> None:
 
 def in_writing(number: int) -> None:
     """Half a checkpoint is written."""
-    original, calls = Path.write_bytes, []
+    original, calls = torch.save, []
 
-    def write_bytes(path: Path, content: memoryview) -> None:
-        calls.append(path)
+    def save(content: dict, target: Any) -> None:
+        calls.append(target)
         if len(calls) == number:
-            original(path, content[: len(content) // 2])
+            original(content, whole := io.BytesIO())
+            target.write(whole.getvalue()[: whole.tell() // 2])
+            target.flush()
             kill_self()
-        original(path, content)
+        original(content, target)
 
-    Path.write_bytes = write_bytes
+    torch.save = save
 
 
 def before_the_end() -> None:
