@@ -209,7 +209,13 @@ def own_namespaces(kind: type) -> Iterator[tuple[str, types.ModuleType | type]]:
 def _file_of(name: str) -> Path | None:
     """The source of an imported module; None where there is none."""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return Path(file).resolve() if file and file.endswith(".py") else None
+    return _resolved(file) if file and file.endswith(".py") else None
+
+
+@functools.cache
+def _resolved(file: str) -> Path:
+    """A module's file without links: the same for as long as a process lives, which has imported thousands of them."""
+    return Path(file).resolve()
 
 
 def _with_parents(name: str) -> Iterator[tuple[Path, str]]:
