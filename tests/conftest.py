@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sizes are tiny here, and runs are compared bit for bit
 
+import gc
 import importlib
 import signal
 import sys
@@ -18,6 +19,11 @@ from tests.processes import Ended, Workspace
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; Ctrl-C is tested in children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: whoever collects garbage, as captures of graphs do, need not look through it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
