@@ -24,11 +24,11 @@ class NetworkFiles:
 
     Attributes:
         name: `--name`.
-        export: makes of a network's weights those that are published.
+        export: makes of a network's weights those that are published; None where they are the same.
     """
 
     name: str
-    export: Callable[[State], State] = dict
+    export: Callable[[State], State] | None = None
 
     @property
     def directory(self) -> Path:
@@ -43,7 +43,7 @@ class NetworkFiles:
     @property
     def multi_exit_checkpoint(self) -> Path:
         """The weights of the same epoch before they are exported."""
-        return self.directory / "best.pth"
+        return self.network if self.export is None else self.directory / "best.pth"
 
     @property
     def history(self) -> Path:
@@ -99,11 +99,13 @@ class NetworkFiles:
     def save_networks(self, trainer: Trainer, is_best: bool, every: int) -> None:
         """Write the networks that are due after an epoch."""
         state, done = trainer.method.student.state_dict(), len(trainer.state.history)
+        exported = state if self.export is None else self.export(state)
         if is_best:
-            save_checkpoint(state, self.multi_exit_checkpoint)
-            save_checkpoint(self.export(state), self.network)
+            if self.export is not None:
+                save_checkpoint(state, self.multi_exit_checkpoint)
+            save_checkpoint(exported, self.network)
         if done % every == 0:
-            save_checkpoint(self.export(state), self.snapshot(done))
+            save_checkpoint(exported, self.snapshot(done))
 
     def save_history(self, lines: list[dict]) -> None:
         """Write the history under its published keys: losses are means over batches, accuracies fractions."""

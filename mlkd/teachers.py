@@ -183,14 +183,8 @@ def _load_teacher(name: str, path: Path, given: InputSpec) -> Teacher:
     record = read_record(file.with_suffix(""))
     command = f"`{_training_command(name, path.stem, given)}` in mlkd/"
     checkpoint = TeacherCheckpoint.of(name, file, command, record if record and record.done else None)
-    load_weights_into(network, checkpoint, given)
+    checkpoint.load_into(network, called=f"{name} with {given.classes} classes")
     return Teacher(checkpoint, network, tuple(_remarks(name, network, given)))
-
-
-def load_weights_into(network: nn.Module, checkpoint: TeacherCheckpoint, given: InputSpec) -> nn.Module:
-    """The network, with the weights of a checkpoint."""
-    checkpoint.load_into(network, called=f"{checkpoint.name} with {given.classes} classes")
-    return network
 
 
 def _remarks(name: str, network: nn.Module, given: InputSpec) -> list[str]:

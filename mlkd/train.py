@@ -54,9 +54,7 @@ from mlkd.teachers import (
     PAPER,
     InputSpec,
     Teacher,
-    create_network,
     load_teachers,
-    load_weights_into,
     require_architecture,
 )
 
@@ -171,6 +169,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     teachers, weights, messages = chosen_teachers(args, ensemble, given)
     if any(teacher.checkpoint.path.resolve() == files.network.resolve() for teacher in teachers):
         raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
+    networks = {t.checkpoint.path: t.network for t in teachers}
     teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network
     mixing = MixupCutmix(data.num_classes, args.mixup_alpha, args.cutmix_alpha)
     loaders = make_batches(args, data, runtime)
@@ -198,7 +197,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         measure=lambda: accuracies(student, loaders["test"], runtime),
         messages=messages,
         teachers=[teacher.checkpoint for teacher in teachers],
-        load_teacher=lambda checkpoint: load_weights_into(create_network(checkpoint.name, given), checkpoint, given),
+        load_teacher=lambda checkpoint: networks[checkpoint.path],  # theirs are not folded
         accumulation_steps=max(1, ACCUMULATED // args.batch_size),
         extend_analysis=lambda outputs, *_: analyze_policy(student, args.image_size, outputs),
         after_epoch=lambda trainer: files.save_history(trainer.state.history),

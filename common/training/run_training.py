@@ -77,7 +77,7 @@ class RunSpec:
         messages: lines of the log before training.
         title: what the log begins with.
         details: what only this paper's records say.
-        load_teacher: gives a network of its own with a teacher's weights, by which its accuracy is measured.
+        load_teacher: gives the network by which a teacher's accuracy is measured.
         initialize: called on all ranks unless the run is resumed, before anything is written.
         on_start: called on the main process once the run's directory is its own.
         after_epoch: called on the main process before the checkpoint of an epoch is written: what the next epoch

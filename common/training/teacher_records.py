@@ -26,7 +26,7 @@ from common.training.teachers import TeacherCheckpoint
 SUFFIX = ".accuracy.json"
 
 LoadTeacher = Callable[[TeacherCheckpoint], nn.Module]
-"""Gives a network of its own with a teacher's weights, which nothing has folded or captured."""
+"""Gives a network with a teacher's weights, which nothing has folded: the run's own where it stays as it is."""
 
 
 def accuracy_of(
