@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from common.data.synthetic import write_generated
-from tests.processes import Ended, Workspace
+from tests.processes import Ended, Workspace, spare_the_disk
+
+spare_the_disk()
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; Ctrl-C is tested in children
     signal.signal(signal.SIGINT, signal.default_int_handler)

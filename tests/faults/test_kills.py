@@ -93,12 +93,16 @@ def undisturbed(data, tmp_path_factory) -> TinyPlan:
     return plan
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [CNN, STUDENT], ids=["teacher", "student"])
 @pytest.mark.parametrize(
-    ("whom", "number"),
-    [("plan", signal.SIGKILL), ("plan", signal.SIGTERM), ("plan", signal.SIGHUP), ("worker", signal.SIGKILL)],
-    ids=lambda value: getattr(value, "name", value),
+    ("whom", "number", "killed"),
+    [
+        pytest.param("plan", signal.SIGKILL, CNN, id="plan-SIGKILL-teacher"),
+        pytest.param("plan", signal.SIGKILL, STUDENT, id="plan-SIGKILL-student"),
+        pytest.param("plan", signal.SIGTERM, CNN, id="plan-SIGTERM-teacher"),  # handled as the next one is
+        pytest.param("plan", signal.SIGHUP, STUDENT, id="plan-SIGHUP-student"),
+        pytest.param("worker", signal.SIGKILL, CNN, id="worker-SIGKILL-teacher"),
+        pytest.param("worker", signal.SIGKILL, STUDENT, id="worker-SIGKILL-student"),
+    ],
 )
 def test_kills_while_the_plan_runs_change_nothing(whom, number, killed, data, undisturbed, tmp_path):
     plan = TinyPlan(tmp_path)
