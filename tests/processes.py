@@ -263,6 +263,12 @@ def _run_script(
     main()
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process, or a thread of it, has started, as Linux lists them."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
 def spare_the_disk() -> None:
     """What this process writes need not reach the disk: tests kill processes, and cut no power."""
     os.fsync = lambda file: None

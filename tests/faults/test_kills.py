@@ -19,7 +19,7 @@ from common.command_line import REPOSITORY
 from common.data.synthetic import write_generated
 from common.locks import LOCK, is_locked
 from common.run_record import read_record
-from tests.processes import CNN, PATIENCE, SELF_TAUGHT_CNN, checkpoint, differences, metrics, wait_for
+from tests.processes import CNN, PATIENCE, SELF_TAUGHT_CNN, checkpoint, children_of, differences, metrics, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -75,8 +75,7 @@ class TinyPlan:
 
 def worker_of(process: subprocess.Popen) -> int:
     """The process that the plan has started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return next(int(child) for child in children if b"main.py" in Path(f"/proc/{child}/cmdline").read_bytes())
+    return next(c for c in children_of(process.pid) if b"main.py" in Path(f"/proc/{c}/cmdline").read_bytes())
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.command_line import REPOSITORY
-from tests.processes import EXPERIMENTS, Workspace, checkpoint, differences, metrics, record
+from tests.processes import CNN, EXPERIMENTS, Workspace, checkpoint, children_of, differences, metrics, record
 
-CNN = "base_experiments/base_cnn_low_rate"
 RATES = ("0.0001", "0.001", "0.01")
 BUDGET = {
     "description": "nine small epochs",
@@ -44,11 +43,6 @@ def command(tmp_path) -> list[str]:
     return [sys.executable, "-m", "common.plan", "--budget", "nine", *map(str, where), *search]
 
 
-def children(pid: int) -> list[int]:
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the trial's process is found in /proc")
 def test_a_search_killed_in_the_middle_of_a_rung_goes_on(command, tmp_path):
@@ -60,7 +54,7 @@ def test_a_search_killed_in_the_middle_of_a_rung_goes_on(command, tmp_path):
         time.sleep(0.02)
         files = trials.rglob("metrics.jsonl")
         on_the_way = [file.parent for file in files if 5 <= len(file.read_text().splitlines()) < 9]
-    killed = children(process.pid)
+    killed = children_of(process.pid)
     process.kill()
     for child in killed:
         os.kill(child, signal.SIGKILL)
