@@ -20,6 +20,7 @@ VERSION = 2
 NAME, METRICS = "run.json", "metrics.jsonl"
 SWEEPS = "sweeps"  # directory below a budget's, of searches over hyperparameters; tables skip it
 SET_ASIDE = "set_aside"  # directory below a run's, of runs that another has taken the place of; readers skip it
+SKIPPED = (SET_ASIDE, SWEEPS)
 _PERCENTAGES = ("last", "best", "selected_by_validation")
 TRAINED_HERE = "trained here"  # begins the origin of a teacher that an earlier run left
 
@@ -256,7 +257,7 @@ def find_records(root: Path) -> Iterator[tuple[Path, RunRecord]]:
 def record_directories(root: Path) -> Iterator[Path]:
     """Directories below `root` that have a `run.json`; links are not followed, so that no run is met twice."""
     for folder, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if name not in (SET_ASIDE, SWEEPS))
+        inner[:] = sorted(name for name in inner if name not in SKIPPED)
         if NAME in names:
             yield Path(folder)
 

@@ -25,7 +25,7 @@ from common.command_line import REPOSITORY, printable
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_name
 from common.locks import LOCK, take_lock
-from common.run_record import METRICS, NAME, SET_ASIDE, Computing, RunRecord, Segment, read_record
+from common.run_record import METRICS, NAME, SET_ASIDE, SKIPPED, Computing, RunRecord, Segment, read_record
 from common.training.checkpoints import CheckpointFiles
 
 
@@ -94,9 +94,13 @@ class RunFiles:
             set_aside: what an earlier run has left will be moved away.
 
         Raises:
-            UserError: a directory or a pipe where a file goes, something else where a directory goes, or a name that
-                is not UTF-8, which neither TensorBoard nor the log can write.
+            UserError: a directory or a pipe where a file goes, something else where a directory goes, a name that is
+                not UTF-8, which neither TensorBoard nor the log can write, or one by which no table would find the run.
         """
+        if (name := self.directory.name) in SKIPPED:
+            raise UserError(
+                f"cannot write to {self.directory}: tables skip directories called {name}; give another name"
+            )
         for path in (self.directory, self.events, self.log):
             if (shown := printable(path)) != str(path):
                 raise UserError(f"cannot write to {shown}: its name is not UTF-8")
@@ -252,7 +256,10 @@ def _set_aside(files: RunFiles) -> Path | None:
     place.mkdir(parents=True)
     # the record goes last: where this is interrupted, what is left is still known as that run's
     for path in sorted(existing, key=lambda path: path.name == NAME):
-        os.replace(path, place / path.name)
+        target = place / path.name
+        if os.path.lexists(target):  # of the same name, from another directory
+            target = place / f"{path.parent.name}_{path.name}"
+        os.replace(path, target)
     return place
 
 

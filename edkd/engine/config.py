@@ -20,6 +20,7 @@ from common.command_line import (
 )
 from common.data import Dataset
 from common.errors import UserError
+from common.run_record import SKIPPED
 from edkd.distillers._base import Vanilla
 from edkd.engine.cfg import CFG
 from edkd.engine.contrast import MODES
@@ -144,6 +145,8 @@ def check(cfg: Node) -> None:
             _check_kind(key, value, require)
     require(bool(cfg.LOG.PREFIX), "LOG.PREFIX", "a directory")
     require(is_inside(cfg.EXPERIMENT.PROJECT), "EXPERIMENT.PROJECT", "the name of a directory below LOG.PREFIX")
+    shown = not {*Path(cfg.EXPERIMENT.PROJECT).parts} & {*SKIPPED}
+    require(shown, "EXPERIMENT.PROJECT", f"the name of a directory that tables do not skip ({', '.join(SKIPPED)})")
     for key in ("EXPERIMENT.NAME", "EXPERIMENT.TAG"):
         name = values[key] or ""
         require(name.isprintable() and name not in (".", ".."), key, "the name of a directory")
@@ -218,7 +221,7 @@ def experiment_name(args: argparse.Namespace) -> str:
     parts = Path(args.cfg).parent.joinpath(Path(args.cfg).stem).parts
     while "configs" in parts:
         parts = parts[parts.index("configs") + 1 :]
-    pairs = sorted((k, v) for k, v in overrides(args) if not k.startswith(PLACE_AND_BUDGET))
+    pairs = sorted((k, v) for k, v in dict(overrides(args)).items() if not k.startswith(PLACE_AND_BUDGET))
     return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -292,6 +293,30 @@ def test_apples_gpus_are_asked_for(monkeypatch):
     assert resolve_device("mps") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
+
+
+def repository(place: Path) -> str:
+    """One with a commit of its own, which is returned."""
+    place.mkdir()
+    somebody = ["-c", "user.name=x", "-c", "user.email=x"]
+    for words in (["init", "-q"], [*somebody, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", place, *words], check=True)
+    return git(place, "rev-parse", "HEAD").strip()
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"])
+def test_the_environments_repository_says_nothing_about_a_checkout(variable, tmp_path, monkeypatch):
+    commit = repository(tmp_path / "checkout")
+    repository(tmp_path / "other")
+    monkeypatch.setenv(variable, str(tmp_path / "other/.git"))
+    assert git(tmp_path / "checkout", "rev-parse", "HEAD").strip() == commit
+
+
+def test_a_repository_around_an_archive_says_nothing_about_it(tmp_path):
+    repository(tmp_path / "other")
+    (tmp_path / "other/archive").mkdir()
+    with pytest.raises(subprocess.SubprocessError):
+        git(tmp_path / "other/archive", "describe", "--always")
 
 
 @pytest.mark.skipif(not (REPOSITORY / ".git").exists() or os.getuid() != 0, reason="needs a checkout, and to be root")

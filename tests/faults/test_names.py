@@ -9,6 +9,7 @@ import pytest
 from common.command_line import is_inside
 from common.data import load_dataset
 from common.errors import UserError
+from common.run_record import SKIPPED
 from mtkd_rl.student import latest_run
 from tests.processes import CNN, snapshot
 from tests.run_records import make_record
@@ -95,7 +96,9 @@ def test_a_name_of_something_new_has_one_part(flag, call):
 
 
 KEYS = {
-    **{f"project {name}": ("EXPERIMENT.PROJECT", name) for name in [*ESCAPES, "a\x00b", "a\nb"]},
+    **{
+        f"project {name}": ("EXPERIMENT.PROJECT", name) for name in [*ESCAPES, "a\x00b", "a\nb", *SKIPPED, "a/sweeps/b"]
+    },
     **{f"name {name!r}": ("EXPERIMENT.NAME", name) for name in ["..", ".", "a\x00b", "a\nb"]},
     **{f"tag {name!r}": ("EXPERIMENT.TAG", name) for name in ["..", "."]},
 }
