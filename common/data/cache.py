@@ -15,7 +15,7 @@ from common.errors import is_damage, is_out_of_memory
 from common.safe_json import open_at_once
 
 DIRECTORY = ".cache"  # below the directory of datasets; may be removed at any time
-FORMAT = 2  # of what is kept: another one where the same files are to give other arrays
+FORMAT = 3  # of what is kept: another one where the same files are to give other arrays
 _KEY = "key"
 
 

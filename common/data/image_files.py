@@ -19,7 +19,7 @@ from common.data.datasets import Dataset, ImageSet, describe_provenance
 from common.data.device_loader import Batch, batch_bounds, evenly_spaced
 from common.data.image_folder import list_parts
 from common.data.images import Members, fingerprint, read_image, require_images, without_bad
-from common.errors import UserError
+from common.errors import TrainingError, UserError
 from common.hardware import cpu_count
 
 CROP, RESIZED = 224, 256
@@ -179,7 +179,7 @@ class ImageFileLoader:
         shared = [bound for bound in self._bounds if len(self._order.share(*bound))]
         for (first, last), batch in zip(shared, self._loader, strict=True):
             if isinstance(batch, _Unreadable):
-                raise UserError(f"{batch.message} (--skip-bad-images leaves such images out)")
+                raise batch.error
             images, targets, indices = batch
             images = images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             targets, indices = (tensor.to(self.device, non_blocking=True) for tensor in (targets, indices))
@@ -232,7 +232,7 @@ def _transform(
 class _Unreadable:
     """Stands for an image that cannot be read: an exception would come out of a worker with its traceback as text."""
 
-    message: str
+    error: UserError | TrainingError
 
 
 def _collate(items: list[tuple[Tensor, int, int] | _Unreadable]) -> list[Tensor] | _Unreadable:
@@ -250,7 +250,9 @@ class _Decoded(TorchDataset):
         try:
             image = read_image(self.images.files[index])
         except UserError as error:
-            return _Unreadable(str(error))
+            return _Unreadable(UserError(f"{error} (--skip-bad-images leaves such images out)"))
+        except TrainingError as error:
+            return _Unreadable(error)
         if not self.train:
             return self.transform(image), int(self.images.targets[index]), index
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0])

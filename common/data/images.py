@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common.command_line import printable
 from common.data.cache import cached
-from common.errors import UserError, is_damage
+from common.errors import TrainingError, UserError, is_damage, is_out_of_memory
 from common.safe_json import open_at_once
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 MOST_PIXELS = 1 << 26  # of an image; more is a decompression bomb
 NARROWEST = 1 / 100  # shorter by longer side; to resize the shorter side of others would take any amount of memory
 SIXTEEN_BITS = ("PNG", "PPM")  # formats in which Pillow's mode "I" holds numbers up to 65535
+TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262  # tags
+# why a file cannot be read now, which says nothing about it
+OF_THE_MACHINE = {
+    *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR),
+    *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
 
 # Pillow's, about what is refused here, or done as it should be
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -93,6 +99,7 @@ def read_image(file: Path) -> Image.Image:
 
     Raises:
         UserError: unreadable, damaged, too large, or of a mode without defined brightness; names the file.
+        TrainingError, MemoryError: what is wrong is with this machine, not with the file.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -103,12 +110,24 @@ def read_image(file: Path) -> Image.Image:
             return _to_rgb(image)
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
-            why = "it is no image of a known format"
-        elif isinstance(error, OSError | UserError) or is_damage(error):
-            why = getattr(error, "strerror", None) or _first_line(error)
-        else:
-            raise
-        raise UserError(f"cannot read image {printable(file)}: {why}") from error
+            raise _unreadable(file, "it is no image of a known format") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _failed_to_read(file, error) from error
+        if isinstance(error, OSError | UserError) or is_damage(error):
+            raise _unreadable(file, _first_line(error)) from error
+        raise
+
+
+def _unreadable(file: Path, why: str) -> UserError:
+    return UserError(f"cannot read image {printable(file)}: {why}")
+
+
+def _failed_to_read(file: Path, error: OSError) -> Exception:
+    """What to raise where the system does not give a file's content: a file is bad only where it is to blame."""
+    if is_out_of_memory(error):
+        return MemoryError(*error.args)
+    unreadable = _unreadable(file, error.strerror)
+    return TrainingError(*unreadable.args) if error.errno in OF_THE_MACHINE else unreadable
 
 
 def _first_line(error: Exception) -> str:
@@ -127,13 +146,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS):
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_in_8_bits(image)).convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise UserError(
             f"its pixels are of mode {image.mode} (Pillow), whose brightness has no defined range: convert it"
         )
     return image.convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> np.ndarray:
+    """Brightness of a deep gray image; Pillow leaves TIFF's 12 bits and its counting from white as they are."""
+    tags = getattr(image, "tag_v2", {})
+    (bits,), from_white = tags.get(TIFF_BITS, (16,)), tags.get(TIFF_PHOTOMETRIC) == 0
+    most = (1 << bits) - 1
+    values = ((np.asarray(image).astype(np.uint32) * 255 + most // 2) // most).astype(np.uint8)
+    return 255 - values if from_white else values
 
 
 def in_threads(function: Callable[[Path], Any], files: Sequence[Path], doing: str) -> Iterable[Any]:
@@ -230,6 +257,6 @@ def _digests(files: Sequence[Path]) -> np.ndarray:
                     digest.update(chunk)
                 return digest.hexdigest()
         except OSError as error:
-            raise UserError(f"cannot read image {printable(file)}: {error.strerror}") from error
+            raise _failed_to_read(file, error) from error
 
     return np.array(list(in_threads(digest_of, files, "reading images")))

@@ -3,14 +3,24 @@ text file. As in the literature, the published validation split serves as the te
 
 from __future__ import annotations
 
+import errno
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from common.command_line import printable
 from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
 from common.data.image_folder import decode_parts
-from common.data.images import fingerprint, require_images, require_once, without_bad
+from common.data.images import (
+    describe_ignored,
+    fingerprint,
+    list_images,
+    require_images,
+    require_once,
+    without_bad,
+)
 from common.errors import UserError
 from common.safe_json import read_text
 
@@ -35,11 +45,16 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
         rows = read_text(folder / "val/val_annotations.txt").splitlines()
         annotations = [(file, wnid) for file, wnid, *_ in (row.split("\t") for row in rows)]
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise  # the file may be whole
         raise UserError(f"{folder} is not Tiny-ImageNet in its published layout: {error}") from error
     require_once(wnids, folder / "wnids.txt")
     require_once((file for file, _ in annotations), folder / "val/val_annotations.txt")
     number = {wnid: i for i, wnid in enumerate(wnids)}
-    train = [(file, number[w]) for w in wnids for file in sorted((folder / "train" / w / "images").glob("*.JPEG"))]
+    ignored: Counter[str] = Counter()
+    train = [(file, number[w]) for w in wnids for file in list_images(folder / "train" / w / "images", ignored)]
+    if unlisted := {place.name for place in (folder / "train").glob("[!.]*") if place.is_dir()} - set(number):
+        raise UserError(f"{folder / 'train'} has a class that wnids.txt lacks: {printable(Path(min(unlisted)))}")
     unknown = {wnid for _, wnid in annotations} - set(number)
     if unknown:
         raise UserError(f"{folder}: validation classes {sorted(unknown)[:3]} are not in wnids.txt")
@@ -56,5 +71,5 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
         ImageArrays(p, np.array([t for _, t in part])) for p, part in zip(pixels, (train, test), strict=True)
     )
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
-    digest = fingerprint(root, FOLDER, (train, test))
-    return Dataset("tiny_imagenet", train_images, test_images, names, content, digest, messages=skipped)
+    digest, messages = fingerprint(root, FOLDER, (train, test)), (*describe_ignored(folder, ignored), *skipped)
+    return Dataset("tiny_imagenet", train_images, test_images, names, content, digest, messages=messages)

@@ -1,8 +1,10 @@
 """Images and folders of images: what torchvision reads is read, right; nothing is dropped or invented in silence."""
 
+import errno
 import io
 import os
 import random
+import shutil
 import struct
 import zlib
 from collections import Counter
@@ -15,7 +17,8 @@ from PIL import Image
 from common.data import Normalization, load_dataset
 from common.data.image_files import ImageFileLoader, load_image_files
 from common.data.images import list_images, read_image
-from common.errors import UserError
+from common.data.synthetic import write_generated
+from common.errors import TrainingError, UserError
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)  # what gray images show, from 0 to 252
 
@@ -44,7 +47,23 @@ def png(width: int, height: int, rows: bytes, *, kind: int = 0, bits: int = 8) -
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
+def tiff(bits: int, photometric: int, pixels: bytes) -> bytes:
+    """A gray image of 8 x 8 pixels in little-endian words, not compressed."""
+    fields = {256: 8, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 8, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in fields.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(fields)) + entries + struct.pack("<I", 0) + pixels
+
+
+def in_12_bits(values: np.ndarray) -> bytes:
+    """Two numbers in three bytes."""
+    pairs = (values.reshape(-1, 2).astype(np.uint32) * 4095 // 255).tolist()
+    return b"".join((a << 12 | b).to_bytes(3, "big") for a, b in pairs)
+
+
 DEEP_GRAY = {
+    "tiff, 12 bits": ("x.tif", tiff(12, 1, in_12_bits(RAMP))),
+    "tiff, 16 bits from white": ("x.tif", tiff(16, 0, (65535 - RAMP.astype("<u2") * 257).tobytes())),
+    "tiff, 8 bits from white": ("x.tif", tiff(8, 0, (255 - RAMP).tobytes())),
     "png": ("x.png", saved(deep("<u2"), "PNG")),
     "tiff": ("x.tif", saved(deep("<u2"), "TIFF")),
     "tiff, big endian": ("x.tiff", saved(Image.fromarray(RAMP.astype(">u2") * 257), "TIFF")),
@@ -273,6 +292,48 @@ def test_what_is_skipped_leaves_each_part_and_class_some(damaged, message, folde
         file.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"pets: {message}"):
         load(folder, skip_bad=True)
+
+
+OF_THE_MACHINE = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("number", OF_THE_MACHINE, ids=errno.errorcode.get)
+def test_what_is_wrong_with_the_machine_makes_no_image_bad(number, folder, load, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.data.images.open_at_once", fail)
+        with pytest.raises(MemoryError if number == errno.ENOMEM else TrainingError, match=os.strerror(number)):
+            load(folder, skip_bad=True)
+    assert load(folder, skip_bad=True).messages == ()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO], ids=errno.errorcode.get)
+def test_what_is_wrong_with_a_workers_machine_is_one_line(number, folder, monkeypatch):
+    data = load_image_files("pets", folder.parent)
+    batches = ImageFileLoader(data.train, 2, Normalization((0,) * 3, (1,) * 3), size=8, workers=1, train=True)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("common.data.images.open_at_once", fail)
+    with pytest.raises(TrainingError, match=rf"^cannot read image \S+: {os.strerror(number)}$"):
+        list(batches.epoch(0))
+
+
+def test_tiny_imagenet_drops_nothing_in_silence(tmp_path):
+    folder = write_generated(tmp_path, "tiny-imagenet-200", train_per_class=2, test_per_class=1, classes=3)
+    images = sorted(folder.glob("train/*/images"))
+    for place, name in zip(images, ("more.jpeg", "more.png", "._hidden.JPEG"), strict=True):
+        shutil.copy(next(place.iterdir()), place / name)
+    data = load_dataset("tiny_imagenet", tmp_path)
+    assert sorted(np.bincount(data.train.targets).tolist()) == [2, 3, 3]
+    (message,) = data.messages
+    assert "1 files ignored (1 hidden)" in message
+    images[0].parent.rename(images[0].parent.with_name("n999"))
+    with pytest.raises(UserError, match=r"train has a class that wnids\.txt lacks: n999"):
+        load_dataset("tiny_imagenet", tmp_path)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
