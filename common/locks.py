@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ from typing import IO
 
 LOCK = ".lock"  # of a run's directory
 
-# what file systems without locks answer: some NFS and Lustre mounts, some of FUSE
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF, errno.EIO}
+_TAKEN = (errno.EAGAIN, errno.EACCES)  # by another process; the second is how Windows' shares say it
+_warned: set[int] = set()  # devices of file systems without locks
 
 
 def take_lock(path: Path, *, wait: bool = False) -> IO[str]:
     """Lock a file, which is made when absent, until it is closed or this process ends.
 
-    Where the file system knows no locks, one warning says so and everything goes on.
+    Where the file system knows no locks, which some of NFS, Lustre and FUSE say in many ways, one warning says so and
+    everything goes on.
 
     Args:
         path: of the file.
@@ -34,26 +34,25 @@ def take_lock(path: Path, *, wait: bool = False) -> IO[str]:
     file = open(path, "a")  # noqa: SIM115 - open for writing: NFS gives no exclusive lock on others
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        file.close()
-        raise
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno in _TAKEN:
             file.close()
-            raise
-        _warn_once(str(path.parent), os.strerror(error.errno))
+            raise BlockingIOError(error.errno, error.strerror, str(path)) from error
+        _warn_once(os.fstat(file.fileno()).st_dev, path.parent, error)
     return file
 
 
 def is_locked(path: Path) -> bool:
     """Whether another process has locked a file; False where there is none, or no locks."""
     try:
-        with open(path, "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        file = open(path, "r+")  # noqa: SIM115
     except OSError:
         return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in _TAKEN
     return False
 
 
@@ -64,10 +63,12 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-@functools.cache
-def _warn_once(directory: str, reason: str) -> None:
-    print(
-        f"warning: the file system of {directory} knows no locks ({reason}): do not start the same run twice",
-        file=sys.stderr,
-        flush=True,
-    )
+def _warn_once(device: int, directory: Path, error: OSError) -> None:
+    if device not in _warned:
+        _warned.add(device)
+        print(
+            f"warning: the file system of {directory} knows no locks ({error.strerror}): do not start the same run "
+            "twice",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -6,11 +6,15 @@ PyTorch's own, for channels-last tensors, takes up to four times what its reduct
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from common.errors import TrainingError
 
 
 class _BatchNormFunction(torch.autograd.Function):
@@ -53,12 +57,31 @@ class ChannelsLastBatchNorm2d(nn.BatchNorm2d):
             and self.momentum is not None
             and x.dtype == self.weight.dtype
             and x.is_contiguous(memory_format=torch.channels_last)
+            and x.numel() > x.shape[1]  # PyTorch refuses a single value of each channel
             and not torch.compiler.is_compiling()
         )
         if self.num_batches_tracked is None or not applies:
             return super().forward(x)
         self.num_batches_tracked.add_(1)
         return _BatchNormFunction.apply(x, self.weight, self.bias, self, self.momentum)
+
+
+@contextlib.contextmanager
+def explained_single_values() -> Iterator[None]:
+    """Turn PyTorch's refusal of a batch with a single value of each channel into one line.
+
+    Raises:
+        TrainingError: says what to raise.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch norm cannot train on a single value of each channel, which is what one image in a process leaves in "
+            "maps of one pixel; take a larger batch size, or larger images"
+        ) from error
 
 
 def use_channels_last_batch_norm(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from common.data import BatchLoader
 from common.errors import TrainingError
+from common.training.batch_norm import explained_single_values
 from common.training.checkpoints import CheckpointFiles
 from common.training.data_parallel import average_running_statistics, on_any_rank
 from common.training.evaluation import Evaluation
@@ -161,7 +162,7 @@ class Trainer:
         status, problem, more = "failed", None, {}
         try:
             self._log_messages(run)
-            with explained_out_of_memory("training", graphs=False):
+            with explained_out_of_memory("training", graphs=False), explained_single_values():
                 if run is not None and self.state.epochs_done:
                     self._save_copies(after_save)  # a run may have been killed before it did
                 end = min(self.epochs, self.runtime.stop_after or self.epochs)

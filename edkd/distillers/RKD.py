@@ -21,10 +21,11 @@ def pairwise_distances(x: Tensor, squared: bool, eps: float) -> Tensor:
 
 
 def normalized_distances(x: Tensor, squared: bool, eps: float) -> Tensor:
-    """psi_D: distances divided by the mean of the positive ones (eq. 4 and 5)."""
+    """psi_D: distances divided by the mean of the positive ones (eq. 4 and 5); 0 of one row, which has none."""
     distances = pairwise_distances(x, squared, eps)
     positive = distances > 0
-    return distances * positive.sum() / (distances * positive).sum()
+    total = (distances * positive).sum()
+    return distances * positive.sum() / torch.where(total > 0, total, 1)
 
 
 def triplet_cosines(x: Tensor) -> Tensor:

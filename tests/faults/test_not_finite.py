@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.data import DeviceLoader, ImageArrays, Normalization
 from common.data.image_files import ImageFileLoader, ImageFiles
 from common.errors import TrainingError, UserError
+from common.training.batch_norm import use_channels_last_batch_norm
 from common.training.method import Method, StepOutput
 from common.training.runs import write_json
 from edkd.distillers.RKD import rkd_loss
@@ -229,9 +230,30 @@ def test_the_log_says_once_what_is_left_out(count, limit, said, tmp_path, capsys
     assert len(re.findall("each epoch leaves out the last 1 sample ", capsys.readouterr().out)) == said
 
 
-def test_losses_between_samples_have_a_value_for_the_smallest_batch():
-    features = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    assert rkd_loss(features, features.flip(1), distance_weight=25.0, angle_weight=50.0).isfinite()
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("kind", ["different", "equal"])
+def test_losses_between_samples_have_a_value_for_the_smallest_batch(kind, samples, squared):
+    features = torch.randn(samples, 5, generator=torch.Generator().manual_seed(0))
+    features = (features if kind == "different" else torch.zeros(samples, 5)).requires_grad_()
+    loss = rkd_loss(features, features.detach().flip(1), squared, distance_weight=25.0, angle_weight=50.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert features.grad.isfinite().all()
+    if samples == 1:
+        assert loss == 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_of_a_single_value_is_one_line(layout, tmp_path):
+    """PyTorch refuses it; a variance over one value would be 0/0."""
+    training = trainer(tmp_path, Spoiled(lambda method: None), layout=layout)
+    use_channels_last_batch_norm(norm := nn.BatchNorm2d(3))
+    training.method.forward = lambda images, *_: norm(images.new_ones(1, 3, 1, 1).to(memory_format=layout))
+    with pytest.raises(TrainingError, match=r"^batch norm cannot train on a single value .*; take a larger batch size"):
+        training.fit(run_directory(tmp_path))
+    assert record(tmp_path)["status"] == "failed"
+    assert all(value.isfinite().all() for value in norm.state_dict().values())
 
 
 # ---------------------------------------------------------------------------------------------------------- files

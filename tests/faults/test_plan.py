@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import signal
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,7 @@ from common.plan.runner import Runner
 from common.plan.tasks import State, Task
 from tests.plan.test_runner import ALONE, STUDENT, TEACHER, Plan
 from tests.plan.test_tasks import make, record
+from tests.processes import CNN
 
 
 @pytest.fixture
@@ -181,17 +183,44 @@ def test_a_killed_process_is_started_once_more(plan):
 # --------------------------------------------------------------------------------------------- file systems and names
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL])
-def test_file_systems_without_locks_are_warned_of_once(number, tmp_path, monkeypatch, capsys):
+NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EINVAL, errno.EPERM, errno.ENOTTY, errno.EIO]
+
+
+def refuse_locks(number: int, monkeypatch) -> None:
     def flock(file: object, how: int) -> None:
-        raise OSError(number, "no locks")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    for _ in range(2):
-        take_lock(tmp_path / LOCK).close()
-        with locked(tmp_path / LOCK):
-            assert not is_locked(tmp_path / LOCK)
+    monkeypatch.setattr("common.locks._warned", set())
+
+
+@pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
+def test_file_systems_without_locks_are_warned_of_once(number, tmp_path, monkeypatch, capsys):
+    refuse_locks(number, monkeypatch)
+    (tmp_path / "another").mkdir()
+    for directory in (tmp_path, tmp_path / "another"):
+        take_lock(directory / LOCK).close()
+        with locked(directory / LOCK):
+            assert not is_locked(directory / LOCK)
     assert capsys.readouterr().err.count("warning: the file system of") == 1
+
+
+def test_a_run_goes_on_without_locks(workspace, call, monkeypatch):
+    directory = workspace.experiment(CNN)
+    refuse_locks(errno.ENOLCK, monkeypatch)
+    tiny = ["--epochs", "1", "--limit-train-batches", "1", "--limit-eval-batches", "1"]
+    ended = call(workspace.arguments(CNN, *tiny))
+    assert (ended.code, ended.stderr.count("\n")) == (0, 1)
+    assert ended.stderr.startswith(f"warning: the file system of {directory} knows no locks (No locks available)")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES], ids=errno.errorcode.get)
+def test_locks_of_others_are_known_by_what_file_systems_say(number, tmp_path, monkeypatch):
+    (tmp_path / LOCK).touch()
+    refuse_locks(number, monkeypatch)
+    assert is_locked(tmp_path / LOCK)
+    with pytest.raises(BlockingIOError):
+        take_lock(tmp_path / LOCK)
 
 
 def test_locks_are_exclusive_and_taken_on_files_open_for_writing(tmp_path, monkeypatch):
