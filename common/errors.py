@@ -18,6 +18,11 @@ class TrainingError(Exception):
     """Training that cannot go on, for example a loss that is not a number (exit code 1)."""
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says, as far as it has room in a line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error means that memory, the host's or a GPU's, does not suffice."""
     if isinstance(error, OSError):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import timm
-import torch
 from torch import nn
 
 from common.command_line import nearest, resolve_path
 from common.data import Normalization
-from common.errors import UserError, is_out_of_memory
+from common.errors import UserError, first_line, is_out_of_memory
+from common.models.network import require_takes
 from common.run_record import read_record
 from common.training.teachers import TeacherCheckpoint
 
@@ -92,26 +92,13 @@ def create_network(name: str, given: InputSpec, *, pretrained: bool = False) -> 
         if is_out_of_memory(error):
             raise
         if not pretrained:
-            raise UserError(f"timm cannot build {name} for {given.classes} classes ({_first_line(error)})") from error
+            raise UserError(f"timm cannot build {name} for {given.classes} classes ({first_line(error)})") from error
         raise UserError(
-            f"the pretrained weights of {name} could not be had from timm ({_first_line(error)}): go online, put them "
+            f"the pretrained weights of {name} could not be had from timm ({first_line(error)}): go online, put them "
             "into its cache, or train from scratch with --no-pretrained"
         ) from error
-    _dry_run(network.eval(), name, given)
-    return network
-
-
-@torch.no_grad()
-def _dry_run(network: nn.Module, name: str, given: InputSpec) -> None:
-    """One image through the network, so that what does not fit is known before anything is written."""
-    try:
-        logits = network(torch.zeros(1, 3, given.size, given.size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"{name} does not take images of {given.size} x {given.size} pixels: {_first_line(error)}"
-        ) from error
-    if tuple(logits.shape) != (1, given.classes):
-        raise UserError(f"{name} gives {list(logits.shape)} for one image and not {given.classes} logits")
+    require_takes(network, name, given.size, given.size, given.classes)
+    return network.eval()
 
 
 def load_teachers(wanted: Sequence[tuple[str, str]], given: InputSpec) -> list[Teacher]:
@@ -197,7 +184,3 @@ def _remarks(name: str, network: nn.Module, given: InputSpec) -> list[str]:
         f"note: timm normalizes images for {name} by mean {mean} and deviation {std}; here it is "
         f"{given.normalization.mean} and {given.normalization.std}, as train_teacher.py does too"
     ]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

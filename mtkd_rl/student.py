@@ -22,6 +22,7 @@ from common.data import Dataset
 from common.data.flags import visible
 from common.errors import UserError
 from common.models import Network
+from common.models.network import require_takes
 from common.run_record import read_record
 from common.training.checkpoints import CheckpointFiles, load_weights
 from common.training.evaluation import evaluate
@@ -125,6 +126,8 @@ def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
     student = build_network(args.arch, data.num_classes, "--arch")
     load_weights(student, resolve_path(args.resume, PAPER), args.arch)
     test = make_batches(args, data, args.workers, runtime)["test"]
+    size = image_size(args, data)
+    require_takes(student, args.arch, size, size, data.num_classes)
     layout = layout_for(student, runtime)
     if runtime.is_main:
         print(f"{args.arch} on {test.samples} test images of {data.name} ({data.content}):", flush=True)
@@ -153,7 +156,10 @@ def specify(
     teachers = [find_teacher(name, args.dataset, args.checkpoint_dir) for name in names]
     networks = {teacher.name: load_teacher(teacher, data.num_classes) for teacher in teachers}
     options = Options(args.kd_T, args.feat_weight, args.feat_kd, args.feature_transforms == "chained")
-    method = build(student, networks, image_size(args, data), options)
+    size = image_size(args, data)
+    for name, network in {args.arch: student, **networks}.items():
+        require_takes(network, name, size, size, data.num_classes)
+    method = build(student, networks, size, options)
     milestones = shortened(args.milestones, args.epochs)
     settings = {
         "method": type(method).__name__,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from common.command_line import (
 from common.data.flags import visible
 from common.errors import UserError
 from common.models import Network
+from common.models.network import require_takes
 from common.training.checkpoints import CheckpointFiles
 from common.training.engine import Trainer
 from common.training.method import Method, StepOutput
@@ -52,6 +54,7 @@ from mtkd_rl.experiment import (
     add_flags_without_effect,
     build_network,
     experiment_name,
+    image_size,
     load_data,
     make_batches,
     make_budget,
@@ -65,6 +68,7 @@ from mtkd_rl.setting import LIGHT_MODELS, teacher_directory
 
 DATA_FOLDER = "/data/winycg/dataset"  # published default, a directory of its authors'
 DIST_URL = "tcp://127.0.0.1:23451"
+CHOSEN = "KD_CHOSEN_GPUS"  # in the environment: by which --gpu_id CUDA_VISIBLE_DEVICES has been narrowed
 LIGHT_RATE = 0.01
 # flags that make another experiment, with the values of the one that needs no mention
 NAMED = {
@@ -102,10 +106,10 @@ def visible_gpus(chosen: str, visible: str | None) -> str:
     """What `--gpu_id` leaves of the GPUs that a scheduler lets this process see; it counts within these.
 
     Raises:
-        UserError: no list of numbers, or a GPU that is not among them.
+        UserError: no list of different numbers, or a GPU that is not among them.
     """
     numbers = chosen.split(",")
-    if not all(number.isdecimal() and len(number) < 5 for number in numbers):
+    if not all(re.fullmatch("[0-9]{1,4}", number) for number in numbers) or len({*map(int, numbers)}) < len(numbers):
         raise UserError(f"--gpu_id {chosen[:40]} is not a list of GPUs such as 0 or 0,1")
     if visible is None:
         return chosen
@@ -116,6 +120,17 @@ def visible_gpus(chosen: str, visible: str | None) -> str:
             f"--gpu_id {missing[0]}: CUDA_VISIBLE_DEVICES={visible} leaves {len(names)} GPUs, counted from 0"
         )
     return ",".join(names[int(number)] for number in numbers)
+
+
+def choose_gpus(chosen: str) -> None:
+    """Let this process see the GPUs of `--gpu_id` alone, and the processes that it starts by the same flags no fewer.
+
+    Raises:
+        UserError: as of `visible_gpus`.
+    """
+    if chosen not in ("0", os.environ.get(CHOSEN)):
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(chosen, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        os.environ[CHOSEN] = chosen
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -165,6 +180,8 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     end_if_checked(args)
     data = visible(args, load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder))
     student = build_network(args.model, data.num_classes, "--model")
+    size = image_size(args, data)
+    require_takes(student, args.model, size, size, data.num_classes)
     place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)
     directory = Path(args.checkpoint_dir, place)
     last, best = (directory / f"{args.model}_{which}.pth" for which in ("last", "best"))
@@ -198,8 +215,7 @@ def write_best(trainer: Trainer, run: RunDirectory, test: dict[str, float], is_b
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    if args.gpu_id != "0":
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpus(args.gpu_id, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    choose_gpus(args.gpu_id)
     start_processes(args, DIST_URL)
     with runtime_from(args) as runtime:
         run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)

@@ -9,6 +9,7 @@ from typing import Any
 from common.data import Dataset
 from common.errors import UserError
 from common.models import Network
+from common.models.network import require_takes
 from common.own_code import construct
 from common.training.method import Method, load_method
 from common.training.teachers import TeacherCheckpoint
@@ -32,12 +33,14 @@ def build_method(
     """The method that flags and params ask for, and its teacher.
 
     Raises:
-        UserError: flags that do not go together, a key or a teacher that is missing.
+        UserError: flags that do not go together, a key or a teacher that is missing, images that networks do not take.
     """
     file = model_dir / "params.json"
     keys = require_method(args, file, params)
     num_classes = resolve_num_classes(args.num_class, data)
     student = build_network(params.student, params, file, num_classes)
+    size = data.train.pixels.shape[1:3]
+    require_takes(student, params.student, *size, num_classes)
     if args.double_training:
         find_teacher(params.student, model_dir).load_into(student)
     if not params.has_teacher:
@@ -54,6 +57,7 @@ def build_method(
         return _own_method(args.method, student) if args.method else Baseline(student), []
     found = find_teacher(params.teacher, model_dir, args.pt_teacher)
     teacher = load_teacher(found, params, file, num_classes)
+    require_takes(teacher, params.teacher, *size, num_classes)
     if args.method:
         return _own_method(args.method, student, teacher), [found]
     return Distillation(student, teacher, **keys, form=args.loss_form), [found]

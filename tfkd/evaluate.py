@@ -15,6 +15,7 @@ if __name__ == "__main__":
 from common.command_line import ArgumentParser, cli_main, inner_name, positive_int
 from common.data import DeviceLoader
 from common.data.flags import add_data_flags
+from common.models.network import require_takes
 from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
 from common.training.runs import write_json
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     network = build_network(params.student, params, model_dir / "params.json", num_classes)
     checkpoint = model_dir / f"{args.restore_file}.pth.tar"
     load_weights(network, checkpoint, params.student)
+    require_takes(network, params.student, *data.test.pixels.shape[1:3], num_classes)
     network.to(runtime.device)
     normalization, _ = transforms_for(params.dataset)
     batches = DeviceLoader(

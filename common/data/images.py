@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common.command_line import printable
 from common.data.cache import cached
-from common.errors import TrainingError, UserError, is_damage, is_out_of_memory
+from common.errors import TrainingError, UserError, first_line, is_damage, is_out_of_memory
 from common.safe_json import open_at_once
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read_image(file: Path) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:
             raise _failed_to_read(file, error) from error
         if isinstance(error, OSError | UserError) or is_damage(error):
-            raise _unreadable(file, _first_line(error)) from error
+            raise _unreadable(file, first_line(error)) from error
         raise
 
 
@@ -128,10 +128,6 @@ def _failed_to_read(file: Path, error: OSError) -> Exception:
         return MemoryError(*error.args)
     unreadable = _unreadable(file, error.strerror)
     return TrainingError(*unreadable.args) if error.errno in OF_THE_MACHINE else unreadable
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _require_size(size: tuple[int, int]) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from common.errors import UserError, first_line, is_out_of_memory
 
 
 class Features(NamedTuple):
@@ -52,3 +55,30 @@ class Network(nn.Module):
     def get_feat_modules(self) -> nn.ModuleList:
         """The modules that `feat_modules` names."""
         return nn.ModuleList(getattr(self, name) for name in self.feat_modules)
+
+
+@torch.no_grad()
+def require_takes(network: nn.Module, name: str, height: int, width: int, classes: int) -> None:
+    """Show a network a black image, so that what does not fit is known before anything is written.
+
+    Args:
+        network: any classifier; it is left in the mode that it was in.
+        name: what it is called.
+        height, width: of the image, in pixels.
+        classes: K.
+
+    Raises:
+        UserError: it does not take such images, or gives no logits of K classes for them.
+    """
+    parameter, training = next(network.parameters()), network.training
+    image = torch.zeros(1, 3, height, width, dtype=parameter.dtype, device=parameter.device)
+    try:
+        logits = network.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{name} does not take images of {height} x {width} pixels: {first_line(error)}") from error
+    finally:
+        network.train(training)
+    if tuple(logits.shape) != (1, classes):
+        raise UserError(f"{name} gives {list(logits.shape)} for one image and not {classes} logits")

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.command_line import byte_count, positive_int, seed_number, thread_count
-from common.errors import UserError, is_out_of_memory
+from common.errors import UserError, first_line, is_out_of_memory
 from common.run_record import Computing
 
 MEETING = datetime.timedelta(minutes=10)  # processes wait so long for each other, at the start and in a reduction
@@ -269,7 +269,7 @@ def _meet(backend: str, device: torch.device | None) -> None:
             raise
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise UserError(
-            f"the {os.environ['WORLD_SIZE']} processes do not meet at {place} ({str(error).splitlines()[0][:200]})"
+            f"the {os.environ['WORLD_SIZE']} processes do not meet at {place} ({first_line(error)})"
         ) from error
 
 

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.data import DeviceLoader
-from common.errors import is_out_of_memory
+from common.errors import first_line, is_out_of_memory
 from common.losses import add_up
 from common.models import Network
 from common.own_code import is_foreign, shorter
@@ -276,7 +276,7 @@ def _channels_last(setting: Setting, plain: list[float]) -> Finding:
     except Exception as error:  # whatever channels-last features do to somebody's code
         if is_out_of_memory(error):
             raise
-        reason = f"channels-last features fail ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
+        reason = f"channels-last features fail ({type(error).__name__}: {first_line(error)[:80]})"
         return Finding("layout", None, f"needs contiguous features and gets them; {reason}")
     if not found.holds:
         return Finding("layout", None, "needs contiguous features and gets them: channels-last ones give other losses")

@@ -52,20 +52,38 @@ def teacher_names(cfg: Node) -> list[str]:
     return names if isinstance(names, list) else [names]
 
 
+def given_files(cfg: Node) -> list[str]:
+    """What `DISTILLER.TEACHER_CKPT` says for each of the configured teachers; an empty one is looked for.
+
+    Raises:
+        UserError: there are not as many files as teachers.
+    """
+    names, given = teacher_names(cfg), cfg.DISTILLER.TEACHER_CKPT or ""
+    files = given if isinstance(given, list) else [given] if given else [""] * len(names)
+    if files and not names:
+        raise UserError(
+            f"DISTILLER.TEACHER_CKPT is {given!r:.80}, but DISTILLER.TYPE {cfg.DISTILLER.TYPE} takes no teacher: leave "
+            "the file out, or name a distiller that takes one"
+        )
+    if len(files) != len(names):
+        raise UserError(
+            f"DISTILLER.TEACHER_CKPT names {len(files)} for {len(names)} in DISTILLER.TEACHER ({', '.join(names)}): "
+            "give a file for each, with commas between them"
+        )
+    return files
+
+
 def teacher_files(cfg: Node, data: Dataset) -> list[TeacherCheckpoint]:
-    """The checkpoints of the configured teachers, in their order; an empty `TEACHER_CKPT` is looked for.
+    """The checkpoints of the configured teachers, in their order.
 
     A released one is none for a synthetic dataset, of which it knows nothing.
 
     Raises:
-        UserError: one is missing, or there are not as many files as teachers.
+        UserError: one is missing, or as of `given_files`.
     """
-    names, given = teacher_names(cfg), cfg.DISTILLER.TEACHER_CKPT or ""
-    files = given if isinstance(given, list) else [given] if given else [""] * len(names)
-    if len(files) != len(names):
-        raise UserError(f"DISTILLER.TEACHER_CKPT has {len(files)} files for the {len(names)} of DISTILLER.TEACHER")
     released = not data.content.startswith(GENERATED)
-    return [_teacher_file(name, file, cfg, released) for name, file in zip(names, files, strict=True)]
+    pairs = zip(teacher_names(cfg), given_files(cfg), strict=True)
+    return [_teacher_file(name, file, cfg, released) for name, file in pairs]
 
 
 def _teacher_file(name: str, given: str, cfg: Node, released: bool) -> TeacherCheckpoint:

@@ -34,7 +34,7 @@ from edkd.engine.node import Node
 from edkd.engine.outputs import Outputs
 from edkd.engine.signatures import extra_parameters
 from edkd.engine.solver import make_optimizer
-from edkd.engine.teachers import teacher_files, teacher_names
+from edkd.engine.teachers import given_files, teacher_files, teacher_names
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,6 +63,7 @@ def specify(
     require_network(cfg.DISTILLER.STUDENT, dataset, "DISTILLER.STUDENT")
     for name in names:
         require_network(name, dataset, "DISTILLER.TEACHER")
+    given_files(cfg)
     if args.check_settings:
         try_constructor(cfg, dataset, names)
     end_if_checked(args)

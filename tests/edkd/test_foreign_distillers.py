@@ -604,7 +604,9 @@ class TestSeveralTeachers:
         assert len({teacher["digest"] for teacher in record["teachers"]}) == 2
         fewer = train(write(self.BODY), *names[:2], "DISTILLER.TEACHER_CKPT", files[0])
         assert fewer.code == 2
-        assert "1 files for the 2" in fewer.stderr
+        assert (
+            "TEACHER_CKPT names 1 for 2 in DISTILLER.TEACHER (resnet14, resnet8): give a file for each" in fewer.stderr
+        )
 
 
 class TestForwardTest:

@@ -17,7 +17,7 @@ from common.checkout import git
 from common.command_line import REPOSITORY, ArgumentParser, cli_main, resolve_path
 from common.errors import UserError
 from common.training.runtime import add_runtime_flags, resolve_device, runtime_from
-from mtkd_rl.train_baseline import visible_gpus
+from mtkd_rl.train_baseline import CHOSEN, choose_gpus, visible_gpus
 
 RUNTIME = ("--seed", "--limit-train-batches", "--limit-eval-batches", "--num-threads")
 COUNTS = {
@@ -141,6 +141,9 @@ def test_files_that_cannot_be_written_are_said_before_any_work(script, call, wor
     assert len(list(workspace.root.iterdir())) == 2
 
 
+TAUGHT = "DISTILLER.TYPE KD DISTILLER.STUDENT vgg8 DISTILLER.TEACHER vgg13"
+
+
 @pytest.mark.parametrize(
     ("script", "words", "said"),
     [
@@ -149,6 +152,12 @@ def test_files_that_cannot_be_written_are_said_before_any_work(script, call, wor
         ("common.plan.__main__", "--dry-run --gpus-per-run 0.5", "are for a cluster: give --cluster"),
         ("common.results.__main__", "file", "file is neither a directory nor a run.json"),
         ("common.results.__main__", ". --across-budgets", "--across-budgets is for --compare"),
+        (
+            "edkd.tools.train",
+            "DISTILLER.STUDENT vgg8 DISTILLER.TEACHER_CKPT x",
+            "TYPE NONE takes no teacher: leave the",
+        ),
+        ("edkd.tools.train", f"{TAUGHT} DISTILLER.TEACHER_CKPT a,b", "names 2 for 1 in DISTILLER.TEACHER (vgg13)"),
         ("benchmarks.teacher_cache", "--pairs resnet8", "resnet8 is not TEACHER,STUDENT"),
         ("benchmarks.teacher_cache", "--pairs resnet8,resnet9", "resnet8,resnet9 is not TEACHER,STUDENT"),
     ],
@@ -256,11 +265,22 @@ def test_gpus_are_chosen_among_those_that_a_scheduler_left(chosen, visible, left
 
 @pytest.mark.parametrize(
     ("chosen", "visible"),
-    [("2", "4,6"), ("0", ""), ("x", None), ("-1", "4"), ("9" * 50, "4"), ("2", "2,-1,3"), ("1", "2,-1,3")],
+    [
+        *(("2", "4,6"), ("0", ""), ("x", None), ("-1", "4"), ("9" * 50, "4"), ("2", "2,-1,3"), ("1", "2,-1,3")),
+        *(("0,0", "4,6"), ("1,01", None), ("\u0661", None), ("1,", None), ("1", "NoDevFiles")),
+    ],
 )
 def test_gpus_are_never_more_than_a_scheduler_left(chosen, visible):
     with pytest.raises(UserError, match="--gpu_id"):
         visible_gpus(chosen, visible)
+
+
+def test_processes_that_a_script_starts_see_the_gpus_that_it_chose(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    monkeypatch.setenv(CHOSEN, "")
+    for _ in range(2):  # the first process, and one that it starts
+        choose_gpus("1,2")
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
 
 
 def test_home_after_an_equals_sign(monkeypatch, tmp_path):

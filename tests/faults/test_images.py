@@ -12,13 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common.data import Normalization, load_dataset
 from common.data.image_files import ImageFileLoader, load_image_files
 from common.data.images import list_images, read_image
 from common.data.synthetic import write_generated
-from common.errors import TrainingError, UserError
+from common.errors import TrainingError, UserError, is_out_of_memory
+from common.models import create_model
+from common.models.network import require_takes
+from tests.processes import CNN, snapshot
 
 RAMP = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)  # what gray images show, from 0 to 252
 
@@ -347,3 +351,41 @@ def test_a_bad_image_met_by_a_worker_is_one_line(folder, workers):
         f"cannot read image {folder / 'train/cat/1.png'}: it is no image of a known format "
         "(--skip-bad-images leaves such images out)"
     )
+
+
+# ------------------------------------------------------------------------------------------ images and their networks
+
+# family, network, height and width of an image that it does not take
+TOO_SMALL = [
+    *(("tfkd", name, size) for name, size in (("alexnet", 8), ("cnn", 1), ("densenet121", 2))),
+    *(("mtkd_rl", name, 1) for name in ("vgg8", "vgg13")),
+    *(("mdistiller", name, 4) for name in ("vgg8", "vgg11")),
+]
+
+
+@pytest.mark.parametrize(("family", "name", "size"), TOO_SMALL)
+def test_images_that_a_network_does_not_take_are_one_line(family, name, size):
+    network = create_model(name, 2, family, **({"num_channels": 4, "dropout_rate": 0.1} if name == "cnn" else {}))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(UserError, match=rf"^{name} does not take images of {size} x {size} pixels: [^\n]+$"):
+        require_takes(network, name, size, size, 2)
+    require_takes(network, name, 32, 32, 2)
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_short_memory_says_nothing_about_the_images_that_a_network_takes():
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        require_takes(torch.nn.Linear(3, 2), "x", 2**24, 2**24, 2)
+    assert is_out_of_memory(caught.value)
+
+
+def test_a_folder_of_small_images(folder, workspace, call):
+    experiment = workspace.experiment(
+        CNN, model_version="alexnet", dataset="pets", num_channels=None, dropout_rate=None
+    )
+    before = snapshot(experiment)
+    ended = call([*workspace.arguments(CNN), "--data-dir", str(folder.parent)])
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("error: alexnet does not take images of 8 x 8 pixels: ")
+    assert snapshot(experiment) == before
