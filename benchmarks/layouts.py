@@ -263,7 +263,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=positive_int, default=3, help="measurements of each side")
     parser.add_argument("--seconds", type=nonnegative_float, default=0.3, help="of a measurement, at least")
     parser.add_argument("--minutes", type=nonnegative_float, default=math.inf, help="no row is begun later than that")
-    parser.add_argument("--output", type=output_file, metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument(
+        "--output", type=output_file('{\n  "hardware": {'), metavar="FILE", help="write the table as JSON, too"
+    )
     add_runtime_flags(parser)
     args = parser.parse_args()
     if args.plain or args.compile or args.no_graphs or args.tf32 or args.amp != "off":

@@ -152,16 +152,32 @@ def byte_count(text: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
-def output_file(text: str) -> Path:
-    """Type of a flag: a file to write, in a directory that is there; what cannot be is said before any work."""
-    path = Path(text)
-    if not text:
-        raise argparse.ArgumentTypeError("its value is empty")
-    if path.is_dir() or path.is_fifo():
-        raise argparse.ArgumentTypeError(f"{text} is a {'directory' if path.is_dir() else 'pipe'}: give a file")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no directory {path.parent}")
-    return path
+def output_file(beginning: str) -> Callable[[str], Path]:
+    """Type of a flag: a file to write, in a directory that is there; what cannot be is said before any work.
+
+    Args:
+        beginning: of what is written. A file that is there is replaced only where it begins so: it is an earlier one.
+    """
+
+    def read(text: str) -> Path:
+        if not text:
+            raise argparse.ArgumentTypeError("its value is empty")
+        path = Path(text).resolve()  # a link stays one
+        if path.exists() and not path.is_file():
+            kind = "directory" if path.is_dir() else "pipe" if path.is_fifo() else "device"
+            raise argparse.ArgumentTypeError(f"{text} is a {kind}: give a file")
+        if not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} cannot be written: there is no directory {Path(text).parent}")
+        if path.exists():
+            with open(path, "rb") as file:
+                there = file.read(len(beginning.encode()))
+            if there not in (b"", beginning.encode()):
+                raise argparse.ArgumentTypeError(
+                    f"{text} is another kind of file, which would be lost: give a new name"
+                )
+        return path
+
+    return read
 
 
 def is_inside(path: str) -> bool:

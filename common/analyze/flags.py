@@ -43,7 +43,12 @@ def add_analysis_flags(parser: argparse.ArgumentParser, network: str) -> None:
     add(
         "--train-images", type=nonnegative_int, default=TRAIN_IMAGES, metavar="N", help="of the training split, at most"
     )
-    add("--json", type=output_file, metavar="FILE", help="also write everything, with classes and bins")
+    add(
+        "--json",
+        type=output_file('{\n  "data": {'),
+        metavar="FILE",
+        help="also write everything, with classes and bins",
+    )
 
 
 def named_students(args: argparse.Namespace) -> list[str]:

@@ -27,7 +27,12 @@ def parse_arguments() -> argparse.Namespace:
     add("--experiments", type=Path, default=EXPERIMENTS, help="published figures and plan")
     add("--all", action="store_true", help="also the published tables for which there are no runs")
     add("--metrics", default="", metavar="M,...", help=f"further columns, of the last epoch: {', '.join(METRICS)}")
-    add("--html", type=output_file, metavar="FILE", help="also write one self-contained page with all tables")
+    add(
+        "--html",
+        type=output_file("<!doctype html>"),
+        metavar="FILE",
+        help="also write one self-contained page with all tables",
+    )
     add("--compare", nargs=2, metavar=("A", "B"), help="say whether two sets of runs differ (t-tests, effect size)")
     add("--across-budgets", action="store_true", help="compare runs of different data or budgets all the same")
     args = parser.parse_args()

@@ -254,7 +254,7 @@ def render_svg(sections: Sequence[Section]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m common.results.demonstration", description=__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="results of the demonstration")
-    parser.add_argument("--svg", type=output_file, metavar="FILE", help="also draw the learning curves")
+    parser.add_argument("--svg", type=output_file("<svg"), metavar="FILE", help="also draw the learning curves")
     return parser.parse_args()
 
 

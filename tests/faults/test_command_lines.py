@@ -135,13 +135,40 @@ OUTPUTS = {
 def test_files_that_cannot_be_written_are_said_before_any_work(script, call, workspace):
     (workspace.root / "directory").mkdir()
     os.mkfifo(workspace.root / "pipe")
-    for place, said in {"directory": "is a directory", "pipe": "is a pipe", "none/x": "no directory none"}.items():
+    (workspace.root / "device").symlink_to("/dev/null")
+    said = {place: f"{place} is a {place}: give a file" for place in ("directory", "pipe", "device")}
+    for place, words in {**said, "none/x": "no directory none"}.items():
         ended = call([*OUTPUTS[script], place], script)
-        assert (ended.code, said in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended
-    assert len(list(workspace.root.iterdir())) == 2
+        assert (ended.code, words in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended
+    assert len(list(workspace.root.iterdir())) == 3
+
+
+OTHER_FILES = {
+    "run.json": b'{\n  "version": 2,\n',
+    "best.pth": b"PK\x03\x04",
+    "notes.md": b"# mine",
+    "x.jpg": b"\xff\xd8",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+@pytest.mark.parametrize("script", OUTPUTS)
+def test_files_of_other_kinds_are_not_overwritten(script, name, call, workspace):
+    (workspace.root / name).write_bytes(OTHER_FILES[name])
+    (workspace.root / "link").symlink_to(name)
+    for place in (name, "link"):
+        ended = call([*OUTPUTS[script], place], script)
+        assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+        assert f"{place} is another kind of file, which would be lost: give a new name" in ended.stderr
+    assert (workspace.root / name).read_bytes() == OTHER_FILES[name]
 
 
 TAUGHT = "DISTILLER.TYPE KD DISTILLER.STUDENT vgg8 DISTILLER.TEACHER vgg13"
+
+
+def test_an_earlier_file_of_its_kind_is_overwritten(call, workspace):
+    for _ in range(2):
+        assert call([".", "--html", "page.html"], "common.results.__main__").code == 0
 
 
 @pytest.mark.parametrize(
