@@ -21,6 +21,9 @@ from common.errors import UserError, is_damage
 from common.training.saved_state import nonfinite_names
 
 WRAPPINGS = ("state_dict", "model_state_dict", "model", "net")  # keys under which files keep a network's weights
+# what tools put into the names of weights: anywhere, or before the first part ...
+WITHIN = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^(module\.)+")
+BEFORE_ALL = ("module.", "model.", "net.")  # ... and before all names of a file alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,22 +132,26 @@ def verify_checksums(file: BinaryIO, path: Path) -> None:
 def model_weights(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, in any of the wrappings that published files and common tools have.
 
-    They are bare, or under one of `WRAPPINGS`, maybe within each other. What data parallelism (`module.`),
-    `torch.compile` (`_orig_mod.`) and Lightning (`model.`, before all) put into their names is dropped.
+    They are bare, or under one of `WRAPPINGS`, maybe within each other. What data parallelism, `torch.compile`,
+    Lightning and others put into their names is dropped (`WITHIN`, `module.`, and `BEFORE_ALL`).
 
     Raises:
-        UserError: no weights in it.
+        UserError: no weights in it, or those of several networks.
     """
     weights = content
     for _ in WRAPPINGS:  # not for ever: a file may hold itself
-        weights = next((weights[key] for key in WRAPPINGS if isinstance(weights.get(key), Mapping)), weights)
+        wrapped = [key for key in WRAPPINGS if isinstance(weights.get(key), Mapping)]
+        if len(wrapped) > 1:
+            raise UserError(f"{path} holds weights under {' and '.join(map(repr, wrapped))}: keep those that are meant")
+        weights = weights[wrapped[0]] if wrapped else weights
     if not weights or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(content)[:5]))})")
-    plain = {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in weights.items()}
+    plain = {WITHIN.sub("", key): value for key, value in weights.items()}
+    while prefix := next((p for p in BEFORE_ALL if all(key.startswith(p) for key in plain)), None):
+        plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     if len(plain) < len(weights):
         raise UserError(f"{path} holds some weights twice, with and without 'module.' before their names")
-    of_lightning = all(key.startswith("model.") for key in plain)
-    return {key.removeprefix("model."): value for key, value in plain.items()} if of_lightning else plain
+    return plain
 
 
 def load_weights(model: nn.Module, path: Path | str, name: str) -> dict[str, Any]:
