@@ -51,7 +51,7 @@ def add_flags_without_effect(parser: ArgumentParser, flags: dict[tuple[str, ...]
         parser.add_argument(*names, **{"help": "no effect, as published", **options})
 
 
-def shortened(milestones: list[int], epochs: int) -> Sequence[float]:
+def in_proportion(milestones: list[int], epochs: int) -> Sequence[float]:
     """The published milestones in proportion to the epochs; others as given."""
     return [m * epochs / PUBLISHED_EPOCHS for m in milestones] if milestones is MILESTONES else milestones
 

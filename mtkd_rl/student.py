@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.command_line import resolve_path
+from common.command_line import resolve_path, shortened
 from common.data import Dataset
 from common.data.flags import visible
 from common.errors import UserError
@@ -39,12 +39,12 @@ from mtkd_rl.experiment import (
     destination,
     experiment_name,
     image_size,
+    in_proportion,
     load_data,
     make_batches,
     make_budget,
     require_networks,
     run_config,
-    shortened,
     start_processes,
 )
 from mtkd_rl.multi_teacher import MultiTeacher, Options
@@ -52,6 +52,8 @@ from mtkd_rl.student_flags import ARCH, DATA, DIST_URL, LATEST, NAMED
 from mtkd_rl.teachers import find_teacher, load_teacher
 
 MOMENTUM = 0.9  # a literal of the published code
+MOST_PART_BYTES = 110  # of what comes before the time in the name of a run's directory, and of what comes after it
+TIME = r"\d\d-\d\d-\d{4}"  # begins it
 
 M = TypeVar("M", bound=MultiTeacher)
 # student, teachers by name, image size, options -> method
@@ -160,7 +162,7 @@ def specify(
     for name, network in {args.arch: student, **networks}.items():
         require_takes(network, name, size, size, data.num_classes)
     method = build(student, networks, size, options)
-    milestones = shortened(args.milestones, args.epochs)
+    milestones = in_proportion(args.milestones, args.epochs)
     settings = {
         "method": type(method).__name__,
         "student": args.arch,
@@ -212,13 +214,12 @@ def run_directory(args: argparse.Namespace, method: str, settings: dict[str, Any
     if args.resume not in ("", LATEST):
         path = resolve_path(args.resume, PAPER)
         return path if path.is_dir() else path.parent
-    teachers = args.teacher_name_list
-    prefix = f"{args.arch}_{args.dataset}_rl_{args.trial}_{len(teachers)}_{'_'.join(teachers)}"
+    prefix = run_prefix(args.arch, args.dataset, args.trial, args.teacher_name_list)
     if args.resume == LATEST and (latest := latest_run(Path(args.checkpoint_dir), prefix, settings)):
         return latest
     while True:
         now = datetime.datetime.now().strftime("%d-%m-%Y_%H-%M-%S")
-        path = Path(args.checkpoint_dir, f"{prefix}{now}_{method}")
+        path = Path(args.checkpoint_dir, f"{prefix}{now}_{shortened(method, MOST_PART_BYTES)}")
         if not runtime.is_main:
             return path
         try:
@@ -230,11 +231,16 @@ def run_directory(args: argparse.Namespace, method: str, settings: dict[str, Any
             raise UserError(f"cannot write to {path} ({error.strerror})") from error
 
 
+def run_prefix(arch: str, dataset: str, trial: str, teachers: Sequence[str]) -> str:
+    """What the directory of a run begins with, ahead of the time; shortened where many teachers make it too long."""
+    return shortened(f"{arch}_{dataset}_rl_{trial}_{len(teachers)}_{'_'.join(teachers)}", MOST_PART_BYTES)
+
+
 def latest_run(root: Path, prefix: str, settings: dict[str, Any]) -> Path | None:
-    """The run with these settings that began last."""
+    """The run with these settings that began last; after the prefix of its name comes the time."""
     settings, found = json.loads(json.dumps(settings)), []
     for directory in root.iterdir() if root.is_dir() else ():
-        if not directory.name.startswith(prefix):  # no pattern: a name may have the characters of one
+        if not re.match(re.escape(prefix) + TIME, directory.name):
             continue
         record = read_record(directory)
         if record is not None and record.settings == settings:

@@ -55,13 +55,13 @@ from mtkd_rl.experiment import (
     build_network,
     experiment_name,
     image_size,
+    in_proportion,
     load_data,
     make_batches,
     make_budget,
     make_parser,
     require_networks,
     run_config,
-    shortened,
     start_processes,
 )
 from mtkd_rl.setting import LIGHT_MODELS, teacher_directory
@@ -170,7 +170,7 @@ def parse_arguments() -> argparse.Namespace:
     add_flags_without_effect(parser, without_effect)
     args = parser.parse_args()
     args.learning_rate = LIGHT_RATE if args.model in LIGHT_MODELS else args.learning_rate
-    args.lr_decay_epochs = shortened(args.lr_decay_epochs, args.epochs)
+    args.lr_decay_epochs = in_proportion(args.lr_decay_epochs, args.epochs)
     return args
 
 

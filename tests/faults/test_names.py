@@ -1,16 +1,21 @@
 """What somebody calls a run is a name: no pattern, no format, and no path that leaves its root."""
 
+import argparse
 import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.command_line import is_inside
 from common.data import load_dataset
 from common.errors import UserError
 from common.run_record import SKIPPED
-from mtkd_rl.student import latest_run
+from common.training.runtime import Runtime
+from mtkd_rl.setting import teacher_directory
+from mtkd_rl.student import latest_run, run_directory
+from mtkd_rl.student_flags import LATEST
 from tests.processes import CNN, snapshot
 from tests.run_records import make_record
 
@@ -53,6 +58,34 @@ def test_a_run_is_found_again_by_its_name_alone(name, tmp_path):
     (tmp_path / "a file").touch()
     assert latest_run(tmp_path, prefix, SETTINGS) == tmp_path / f"{prefix}02-01-2026"
     assert latest_run(tmp_path, prefix, {"a": [1]}) is None
+
+
+def test_a_run_of_another_trial_is_not_found(tmp_path):
+    """`--trial 1_1_vgg8` begins as `--trial 1` with the teacher vgg8 does."""
+    finished(tmp_path / "resnet8_cifar100_rl_1_1_vgg8_1_vgg801-01-2026", "2026-01-01")
+    assert latest_run(tmp_path, "resnet8_cifar100_rl_1_1_vgg8", SETTINGS) is None
+
+
+@pytest.mark.parametrize("trial", ["1", "x" * 200, "é" * 100])
+@pytest.mark.parametrize("teachers", [["vgg8"], [f"resnet{n}x4_double" for n in range(40)]])
+def test_names_of_runs_with_many_teachers_are_made_and_found_again(trial, teachers, tmp_path):
+    args = argparse.Namespace(
+        arch="resnet8", dataset="cifar100", trial=trial, teacher_name_list=teachers, checkpoint_dir=tmp_path, resume=""
+    )
+    made = run_directory(args, "MTKD-RL_" + "feat-weight_1_" * 20, SETTINGS, Runtime(torch.device("cpu")))
+    (made / f"{made.name}.txt").touch()
+    (made / "run.json").write_text(json.dumps(make_record(settings=SETTINGS).to_json()))
+    args.resume = LATEST
+    assert run_directory(args, "MTKD-RL", SETTINGS, Runtime(torch.device("cpu"))) == made
+    other = argparse.Namespace(**{**vars(args), "teacher_name_list": ["vgg13", *teachers]})
+    assert run_directory(other, "MTKD-RL", SETTINGS, Runtime(torch.device("cpu"))) != made
+
+
+def test_names_of_teachers_have_room_for_every_trial(tmp_path):
+    places = {teacher_directory("resnet8x4_double", "cub_200_2011", 0.05, 5e-4, "x" * 199 + end) for end in "ab"}
+    for place in places:
+        (tmp_path / place).mkdir(parents=True)
+    assert len(places) == 2
 
 
 # script, arguments around the name

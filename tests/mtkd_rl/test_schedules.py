@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.training.schedules import step_decay
-from mtkd_rl.experiment import GAMMA, MILESTONES, shortened
+from mtkd_rl.experiment import GAMMA, MILESTONES, in_proportion
 from mtkd_rl.methods import AGENT_LR, Agent
 from mtkd_rl.setting import LIGHT_MODELS
 from mtkd_rl.student import make_optimizer, make_schedule
@@ -61,8 +61,8 @@ def test_rates_of_students():
 
 
 def test_shorter_runs_move_the_published_milestones_only():
-    assert shortened(MILESTONES, 80) == [50, 60, 70]
-    assert shortened([150, 180, 210], 80) == [150, 180, 210]
+    assert in_proportion(MILESTONES, 80) == [50, 60, 70]
+    assert in_proportion([150, 180, 210], 80) == [150, 180, 210]
     assert GAMMA == 0.1
 
 
