@@ -7,7 +7,6 @@ arrays become numbers and tensors, an argparse.Namespace a dictionary. Objects o
 from __future__ import annotations
 
 import argparse
-import codecs
 import collections
 import functools
 import os
@@ -27,6 +26,7 @@ from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from common.command_line import ArgumentParser, cli_main
 from common.errors import UserError, is_damage
+from common.pickled_bytes import latin_1
 from common.training.checkpoints import load_checkpoint, save_checkpoint, verify_checksums
 
 MOST_DEPTH, MOST_VALUES = 64, 10**6  # of what a checkpoint holds
@@ -78,7 +78,7 @@ def _stand_for(name: str) -> type[_Stand]:
 # all that is called while a file is read: they make tensors, storages and texts
 _REAL = {
     "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": codecs.encode,
+    "_codecs.encode": latin_1,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch.Size": torch.Size,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _codecs
 import dataclasses
 import hashlib
 import io
@@ -14,7 +13,8 @@ import numpy as np
 from common.data.cache import cached
 from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
-from common.errors import UserError, is_damage, is_out_of_memory
+from common.errors import UserError, first_line, is_damage, is_out_of_memory
+from common.pickled_bytes import latin_1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +153,27 @@ def _is_label(value: object) -> bool:
     return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
-_reconstruct = np.empty(0).__reduce__()[0]
+_ARRAY = "numpy.ndarray"  # in the place of the class, which could be called to allocate what no file fills
+
+
+def _reconstruct(kind: str, shape: tuple[int, ...], dtype: str | bytes) -> np.ndarray:
+    """The empty array that each array in a pickle begins as; its content says how large it gets."""
+    if (kind, shape) != (_ARRAY, (0,)):
+        raise pickle.UnpicklingError(f"an array begins as {kind!r:.40} of shape {shape!r:.40}")
+    return np.empty(0)
+
+
 _frombuffer = np.empty(0).__reduce_ex__(5)[0]
 # All that files in this layout may name, under numpy's names of before and since version 2. The published ones name the
 # first three; whoever writes the layout with Python 3 also has bytes, as text to be encoded, and arrays in a buffer.
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _ARRAY,
     ("numpy", "dtype"): np.dtype,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    ("_codecs", "encode"): _codecs.encode,
+    ("_codecs", "encode"): latin_1,
 }
 
 
@@ -184,5 +193,5 @@ def _unpickle(path: Path, content: bytes) -> object:
         if not is_damage(error):
             raise
         raise UserError(
-            f"{path} is truncated or not a CIFAR file ({error}): delete {path.parent} and fetch it again"
+            f"{path} is truncated or not a CIFAR file ({first_line(error)}): delete {path.parent} and fetch it again"
         ) from error

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import shutil
 import struct
 
@@ -60,6 +61,33 @@ def test_other_names_are_refused(protocol, module, name, tmp_path):
         content = b"\x80\x04" + words + b"\x93."
     with pytest.raises(UserError, match=rf"not a CIFAR file \(it refers to {module}\.{name}\)"):
         _unpickle(tmp_path / "file", content)
+
+
+@pytest.mark.parametrize("codec", ["rot13", "zlib_codec", "idna", "os", "../x", "utf-8"])
+def test_no_codec_is_looked_up(codec, tmp_path):
+    content = f"c_codecs\nencode\n(Va\nV{codec}\ntR.".encode()
+    with pytest.raises(UserError, match=rf"not a CIFAR file \(it refers to the encoding '{re.escape(codec)}'\)"):
+        _unpickle(tmp_path / "file", content)
+
+
+HOSTILE = {
+    "a large array": b"cnumpy\nndarray\n(I1000000000000000\ntR.",
+    "an array that begins large": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntVb\ntR.",
+    "a long name": b"c" + b"a" * 1_000_000 + b"\nb\n.",
+    "a persistent name": b"Pabc\n.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "a long number": b"L" + b"9" * 100_000 + b"L\n.",
+    "a frame beyond all": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",
+    "text beyond all": b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\x00\x00abc.",
+    "bytes beyond all": b"\x80\x05\x96\xff\xff\xff\xff\x00\x00\x00\x00abc.",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_no_file_fills_is_one_line(case, tmp_path):
+    with pytest.raises(UserError, match=r"is truncated or not a CIFAR file \([^\n]{1,200}\): delete") as refused:
+        _unpickle(tmp_path / "file", HOSTILE[case])
+    assert "\n" not in str(refused.value)
 
 
 def test_a_dotted_name_leads_nowhere(tmp_path):
