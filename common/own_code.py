@@ -23,6 +23,7 @@ from typing import Any
 from common.checkout import git
 from common.command_line import REPOSITORY, resolve_path
 from common.errors import TrainingError, UserError, is_out_of_memory
+from common.files_read import files_noted, files_read
 
 LONGEST = 400  # characters of somebody's message within ours
 IMPORTING = ("import_module", "__import__")  # functions that are given a module's name
@@ -98,7 +99,7 @@ def _anonymous_package(directory: Path) -> str:
 
 def _imported(file: Path, package: str) -> types.ModuleType:
     try:
-        with _importable_beside(file):
+        with _importable_beside(file), files_noted(file):
             if file.stem.isidentifier():
                 return importlib.import_module(f"{package}.{file.stem}")
             return _import_oddly_named(file, f"{package}.{re.sub(r'[^0-9a-zA-Z]', '_', file.stem)}")
@@ -181,7 +182,8 @@ def digest_of(file: Path) -> str:
 def own_files(kind: type) -> list[Path]:
     """The files that a class's code comes from, and that no commit and no installed package says.
 
-    They are the file of the class and all that it imports, and what these import, also where they do so only later.
+    They are the file of the class and all that it imports, and what these import, also where they do so only later; and
+    what they read, such as constants in JSON, until an object of the class is made.
     """
     found: set[Path] = set()
     waiting, own = list(_with_parents(kind.__module__)), Path(inspect.getfile(kind)).resolve()
@@ -191,6 +193,9 @@ def own_files(kind: type) -> list[Path]:
             continue
         found.add(file)
         waiting += _imported_by(file, package, own.parent)
+    for file, opener in files_read(own):
+        if (file.is_relative_to(own.parent) or is_foreign(opener)) and not _is_known(file, own):
+            found.add(file)
     return sorted(found)
 
 
@@ -287,10 +292,11 @@ def is_ours(kind: type) -> bool:
 def _is_known(file: Path, own: Path) -> bool:
     """Whether an installed package or the commit says what is in a file.
 
-    Without a checkout the repository's files are taken for the commit's, but those beside a class of one's `own`.
+    Without a checkout the repository's files are taken for the commit's, but those beside a class of one's `own`, the
+    file of which nobody has installed: a flag names it.
     """
     if _is_installed(file):
-        return True
+        return file != own
     if not file.is_relative_to(REPOSITORY):
         return False
     if not _committed():
@@ -326,6 +332,11 @@ def error_in(source: str, kind: type, error: Exception) -> OwnCodeError:
     return OwnCodeError(message, "".join(traceback.format_exception(error)))
 
 
+def making(kind: type) -> contextlib.AbstractContextManager:
+    """Within it an object of somebody's class is made, and what that reads belongs to its code."""
+    return contextlib.nullcontext() if is_ours(kind) else files_noted(Path(inspect.getfile(kind)).resolve())
+
+
 def construct(source: str, kind: type, *networks: Any) -> Any:
     """An object of somebody's class.
 
@@ -333,7 +344,8 @@ def construct(source: str, kind: type, *networks: Any) -> Any:
         OwnCodeError: its constructor fails.
     """
     try:
-        return kind(*networks)
+        with making(kind):
+            return kind(*networks)
     except UserError:
         raise
     except Exception as error:  # whatever somebody else's code may raise

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from common.errors import UserError
 from common.models import Network
+from common.own_code import making
 from common.training.fast_path import apply_fast_path, refuse_old_names
 from common.training.layouts import layout_for
 from common.training.method import FrozenTeacher, Method, StepOutput
@@ -388,6 +389,7 @@ def make_distiller(
     show = teacher_view if promise(kind, "teacher_features") else TeacherLogits
     given = [teachers] if isinstance(teachers, nn.Module) else teachers or []
     several = isinstance(cfg.DISTILLER.TEACHER, list | tuple)
-    distiller = construct(kind, view, [show(teacher) for teacher in given], cfg, train_images, several=several)
+    with making(kind):
+        distiller = construct(kind, view, [show(teacher) for teacher in given], cfg, train_images, several=several)
     distiller.train()  # some return nothing from it
     return distiller
