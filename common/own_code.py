@@ -431,6 +431,6 @@ def _logged(error: OwnCodeError, log: Path, is_main: bool) -> str:
     if error.details is None or not is_main:
         return ""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(error.details)
     return f" (traceback in {log})"

@@ -154,7 +154,8 @@ class RunDirectory:
                 raise UserError(f"another run has written to {path} while this one began: start it again")
             if set_aside:
                 self.set_aside = _set_aside(files)
-            self._log_file = open(files.log, "a", buffering=1)  # noqa: SIM115
+            # as what is written atomically, whatever the terminal's encoding
+            self._log_file = open(files.log, "a", 1, "utf-8", "backslashreplace")  # noqa: SIM115
         except BlockingIOError as error:
             raise UserError(f"another run is writing to {path}; wait for it or give another directory") from error
         except OSError as error:

@@ -18,6 +18,7 @@ from common.command_line import REPOSITORY, ArgumentParser, cli_main, resolve_pa
 from common.errors import UserError
 from common.training.runtime import add_runtime_flags, resolve_device, runtime_from
 from mtkd_rl.train_baseline import CHOSEN, choose_gpus, visible_gpus
+from tests.training.test_engine import run_directory
 
 RUNTIME = ("--seed", "--limit-train-batches", "--limit-eval-batches", "--num-threads")
 COUNTS = {
@@ -330,6 +331,22 @@ def test_terminals_that_are_not_utf8(encoding, monkeypatch):
         signal.signal(number, handler)
     output.flush()
     assert output.buffer.getvalue().startswith(b"12.50 ")
+
+
+@pytest.mark.parametrize("text", ["12.50 ± 0.10", "do\udcff", "\U0001f600"])
+def test_logs_take_every_character(text, tmp_path, monkeypatch):
+    opened = open
+    # a locale with ASCII alone
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda file, mode="r", buffering=-1, encoding="ascii", *more, **options: opened(
+            file, mode, buffering, None if "b" in mode else encoding, *more, **options
+        ),
+    )
+    run = run_directory(tmp_path)
+    run.log(text)
+    run.close("stopped")
+    assert text.encode("utf-8", "backslashreplace") in (tmp_path / "log").read_bytes()
 
 
 def test_apples_gpus_are_asked_for(monkeypatch):
