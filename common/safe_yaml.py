@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,30 @@ from common.errors import UserError
 # Published configurations have some hundred lines, a depth of three or four, and hardly ever an anchor.
 MAX_LENGTH, MAX_DEPTH, MAX_VALUES, MAX_SCALAR = 1 << 15, 32, 1 << 12, 1000
 
-MERGE = "tag:yaml.org,2002:merge"
+TAG = "tag:yaml.org,2002:"
+MERGE = f"{TAG}merge"
+
+# What is a number here. YAML 1.1 also has dates, times (12:30 is 750) and leading zeros (010 is 8): they are text.
+_NUMBERS = {
+    f"{TAG}int": re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    f"{TAG}float": re.compile(
+        r"([-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.inf|\.nan)$", re.I
+    ),
+}
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """By its first character, what a word without quotes may be."""
+    return {
+        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in known if tag != f"{TAG}timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class _BoundedLoader(yaml.SafeLoader):
     """Plain values only, no deeper and no larger (with anchors written out) than a configuration can be."""
+
+    yaml_implicit_resolvers = _resolvers()
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
-import datetime
 import difflib
 import re
 import reprlib
@@ -227,6 +226,8 @@ def _suggestion(name: str, root: Node) -> str:
         return difflib.SequenceMatcher(None, name, key).ratio() + 0.5 * in_group
 
     nearest = max((key for key, _ in root.leaves()), key=likeness)
+    if nearest == name:  # one word of a file
+        return f": write it as {name.replace('.', ': {')}: ...{'}' * name.count('.')}"
     return f": did you mean '{nearest}'?" if likeness(nearest) > 0.5 else ""
 
 
@@ -243,7 +244,7 @@ def coerce(value: Any, default: Any, name: str) -> Any:
         raise _wrong_type(value, default, name)
     if value is None or (default is None and isinstance(value, PLAIN)):
         return _entry(value, [], name)
-    if kind is str and isinstance(value, str | int | float | datetime.date) and not isinstance(value, bool):
+    if kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     if kind in (int, float) and (number := _number(value)) is not None and (kind is float or _is_whole(number)):
         return kind(number)

@@ -320,7 +320,7 @@ HOSTILE = {
         "SOLVER: {LR: 1}\nKD: {TEMPERATURE: 1}\nSOLVER: {EPOCHS: 2}",
         "'SOLVER' stands twice, in lines 1 and 3",
     ),
-    "a date that is none": ("EXPERIMENT: {NAME: 2001-99-99}", "month"),
+    "a date that is none": ("EXPERIMENT: {NAME: !!timestamp 2001-99-99}", "month"),
     "code": ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
     "not a truth value": ("a: !!bool x", "cannot be read"),
     "two documents": ("a: 1\n---\nb: 2", "single document"),
