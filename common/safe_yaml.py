@@ -25,7 +25,7 @@ _NUMBERS = {
 }
 
 
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+def _resolvers() -> dict[str, list[tuple[str, Any]]]:
     """By its first character, what a word without quotes may be."""
     return {
         first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in known if tag != f"{TAG}timestamp"]

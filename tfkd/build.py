@@ -39,8 +39,8 @@ def build_method(
     keys = require_method(args, file, params)
     num_classes = resolve_num_classes(args.num_class, data)
     student = build_network(params.student, params, file, num_classes)
-    size = data.train.pixels.shape[1:3]
-    require_takes(student, params.student, *size, num_classes)
+    height, width = data.train.pixels.shape[1:3]
+    require_takes(student, params.student, height, width, num_classes)
     if args.double_training:
         find_teacher(params.student, model_dir).load_into(student)
     if not params.has_teacher:
@@ -57,7 +57,7 @@ def build_method(
         return _own_method(args.method, student) if args.method else Baseline(student), []
     found = find_teacher(params.teacher, model_dir, args.pt_teacher)
     teacher = load_teacher(found, params, file, num_classes)
-    require_takes(teacher, params.teacher, *size, num_classes)
+    require_takes(teacher, params.teacher, height, width, num_classes)
     if args.method:
         return _own_method(args.method, student, teacher), [found]
     return Distillation(student, teacher, **keys, form=args.loss_form), [found]

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     network = build_network(params.student, params, model_dir / "params.json", num_classes)
     checkpoint = model_dir / f"{args.restore_file}.pth.tar"
     load_weights(network, checkpoint, params.student)
-    require_takes(network, params.student, *data.test.pixels.shape[1:3], num_classes)
+    height, width = data.test.pixels.shape[1:3]
+    require_takes(network, params.student, height, width, num_classes)
     network.to(runtime.device)
     normalization, _ = transforms_for(params.dataset)
     batches = DeviceLoader(

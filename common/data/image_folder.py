@@ -80,7 +80,15 @@ def list_parts(folder: Path) -> tuple[tuple[str, ...], tuple[Members, Members], 
     for place, members in zip((folder / "train", test), parts, strict=True):
         if not members:
             raise UserError(f"{place}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
-    return tuple(classes), parts, describe_ignored(folder, ignored)
+    messages = [*describe_ignored(folder, ignored)]
+    if test.name == "val" and (folder / "test").is_dir():
+        messages.append(f"{printable(folder)}: val/ is the part for testing, and test/ is not looked at")
+    if untested := [name for name, files in zip(classes, tested, strict=True) if not files]:
+        first = printable(Path(untested[0]))
+        messages.append(
+            f"{printable(test)}: no images of {len(untested)} classes, such as {first}: they are not tested"
+        )
+    return tuple(classes), parts, tuple(messages)
 
 
 def _class_names(part: Path, ignored: Counter[str]) -> list[str]:

@@ -126,7 +126,7 @@ def _failed_to_read(file: Path, error: OSError) -> Exception:
     """What to raise where the system does not give a file's content: a file is bad only where it is to blame."""
     if is_out_of_memory(error):
         return MemoryError(*error.args)
-    unreadable = _unreadable(file, error.strerror)
+    unreadable = _unreadable(file, error.strerror or first_line(error))
     return TrainingError(*unreadable.args) if error.errno in OF_THE_MACHINE else unreadable
 
 

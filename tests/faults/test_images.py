@@ -198,6 +198,19 @@ def test_a_class_without_images_is_refused(folder, load):
         load(folder)
 
 
+def test_a_class_that_is_not_tested_is_said(folder):
+    shutil.rmtree(folder / "val/dog")
+    (message,) = LOADERS["in memory"](folder).messages
+    assert message == f"{folder / 'val'}: no images of 1 classes, such as dog: they are not tested"
+    with pytest.raises(UserError, match="val lacks the class dog"):
+        LOADERS["as files"](folder)
+
+
+def test_a_part_that_is_not_looked_at_is_said(folder, load):
+    shutil.copytree(folder / "val", folder / "test")
+    assert load(folder).messages == (f"{folder}: val/ is the part for testing, and test/ is not looked at",)
+
+
 def test_one_class_is_refused(folder, load):
     for part in ("train", "val"):
         for file in (folder / part / "dog").iterdir():
