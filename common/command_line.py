@@ -23,6 +23,7 @@ from common.errors import TrainingError, UserError, is_out_of_memory, memory_sho
 from common.interrupts import leave_imports
 
 MOST_NAME_BYTES = 200  # of a name in a directory; file systems have 255, and what lies beside it has longer names
+LONGEST_LINE = 2000  # characters of an error
 LARGEST_COUNT, LARGEST_NUMBER = 10**6, 1e12  # in flags and keys: more is a slip, and overflows somewhere
 SMALLEST_NUMBER = 1 / LARGEST_NUMBER  # above 0: less divides to infinity somewhere
 # what is wrong with a path that somebody gave
@@ -306,8 +307,16 @@ def _exit_with_error(message: str, code: int) -> NoReturn:
     if os.environ.get("RANK", "0") == "0" or not several:  # one process of a distributed run speaks for all
         with contextlib.suppress(OSError, ValueError):  # somebody may have closed it
             sys.stdout.flush()  # where both go to one file, the error is its last line
-        print(" ".join(message.split()), file=sys.stderr, flush=True)
+        print(_one_line(message), file=sys.stderr, flush=True)
     _exit(code)
+
+
+def _one_line(message: str) -> str:
+    """A message for a terminal, whatever names stand in it: without characters that steer one, and not endless."""
+    words = " ".join(message.split())
+    if len(words) > LONGEST_LINE:
+        words = f"{words[: LONGEST_LINE // 2]} ... {words[-LONGEST_LINE // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 def _exit(code: int) -> NoReturn:

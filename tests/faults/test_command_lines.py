@@ -333,6 +333,25 @@ def test_terminals_that_are_not_utf8(encoding, monkeypatch):
     assert output.buffer.getvalue().startswith(b"12.50 ")
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("no network \x1b[2Jx", "no network \\x1b[2Jx"),
+        ("no file a\0b\r\n c", "no file a\\x00b c"),
+        ("no class caf\u00e9 \udcff", "no class caf\u00e9 \\udcff"),
+        (f"no {'x' * 100_000}: give another", f"no {'x' * 990} ... {'x' * 986}: give another"),
+    ],
+)
+def test_errors_are_a_line_for_a_terminal_whatever_names_stand_in_them(message, line, monkeypatch, capsys):
+    def main() -> None:
+        raise UserError(message)
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="2"):
+        cli_main(main)()
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 @pytest.mark.parametrize("text", ["12.50 ± 0.10", "do\udcff", "\U0001f600"])
 def test_logs_take_every_character(text, tmp_path, monkeypatch):
     opened = open
