@@ -25,11 +25,13 @@ STEP_TIMES = "step_times.json"
 BATCH_SIZE_FLAGS = ("SOLVER.BATCH_SIZE", "--batch_size", "--batch-size", "-b")
 BATCH_SIZE = 64  # published default of every script that has such a flag
 FORWARD_SHARE = 1 / 3
-# float32 rates in TFLOP/s: of a product of matrices beside the measured steps (benchmarks/README.md) ...
-CPU_TERAFLOPS = 0.165
-# ... and of classes of GPUs: by NVIDIA's data sheets, an H100's by such a product. Steps there (benchmarks/README.md)
-# took 0.5 (EDKD of resnet8x4) to 1.7 times (MTKD-RL of ShuffleV2) what is in proportion.
-GPU_CLASSES = {"(T4 class, 8.1 TFLOP/s)": 8.1, "(A100 class, 19.5 TFLOP/s)": 19.5, "(H100 class, 52 TFLOP/s)": 52.0}
+# Times as fast as the CPU thread of `step_times.json` an H100 takes a step in float32, teacher included: 57 (EDKD,
+# resnet20), 67 (MTKD-RL, ShuffleV2), 77 (Tf-KD, shufflenet_v2), 127 (EDKD, resnet8x4); their geometric mean
+# (benchmarks/README.md). Other classes of GPUs in proportion to float32 rates in TFLOP/s, by NVIDIA's data sheets; the
+# H100's is that of a product of matrices.
+H100_SPEEDUP = 78
+H100_TERAFLOPS = 52.0
+GPU_CLASSES = {"T4 class": 8.1, "A100 class": 19.5, "H100": H100_TERAFLOPS}
 ENOUGH_BATCHES = 10  # an epoch, for its speed to mean something
 
 
@@ -73,9 +75,9 @@ def estimate(tasks: Sequence[Task], output: Path, experiments: Path, jobs: int =
     if hours:
         ours = f", and by finished runs in {output}" if by_own else ""
         lines.append(f"  by steps measured on {table['hardware']}, {table['date']}{ours}")
-        gpus = (f"{duration(total * CPU_TERAFLOPS / speed)} {name}" for name, speed in GPU_CLASSES.items())
-        expected = "expected on a GPU, in proportion to float32 rates, within a factor of two as seen on an H100"
-        lines.append(f"  {expected}: {', '.join(gpus)}")
+        on_h100 = total / H100_SPEEDUP
+        gpus = (f"{duration(on_h100 * H100_TERAFLOPS / speed)} ({name})" for name, speed in GPU_CLASSES.items())
+        lines.append(f"  expected on a GPU, in proportion to what an H100 took for four such steps: {', '.join(gpus)}")
     if saved:
         lines.append(f"  teachers' logits that are remembered save {duration(saved)} of it already (--teacher-cache)")
     if unknown:

@@ -61,9 +61,9 @@ def test_finished_runs_of_any_budget_count_before_the_table(tmp_path, batches, r
     hours = 3 * (50_000 + 10_000 / 3) / rate / 3600
     text = estimate([task(tmp_path)], tmp_path / "results", tmp_path)
     assert f"run after run, on a CPU: {duration(hours)} (stub {duration(hours)})" in text
-    assert "expected on a GPU, in proportion to float32 rates, within a factor of two" in text
-    for name, speed in (("T4 class, 8.1 TFLOP/s", 8.1), ("H100 class, 52 TFLOP/s", 52)):
-        assert f"{duration(hours * 0.165 / speed)} ({name})" in text
+    assert "expected on a GPU, in proportion to what an H100 took" in text
+    assert f"{duration(hours / 78)} (H100)" in text
+    assert f"{duration(hours / 78 * 52 / 8.1)} (T4 class)" in text
     assert "an abacus, today" in text
     assert (f"by finished runs in {tmp_path / 'results'}" in text) == (batches != 2)
     assert "never measured" not in text
