@@ -7,12 +7,13 @@ import shutil
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.command_line import resolve_path
-from common.data import Dataset, DeviceLoader, load_dataset
+from common.data import Dataset, DeviceLoader, ImageArrays, load_dataset
 from common.errors import UserError
 from common.models import create_model
 from common.training.teachers import TeacherCheckpoint
@@ -93,7 +94,8 @@ def build(directory: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(TeacherCheckpoint, "load_into", lambda self, network: read.append(self.path))
     args = parse(main, monkeypatch, "--model_dir", str(directory), *flags)
     model_dir, params = open_experiment(args.model_dir)
-    data = Dataset("cifar100", None, None, tuple(map(str, range(100))), "", "")
+    images = ImageArrays(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64))
+    data = Dataset("cifar100", images, images, tuple(map(str, range(100))), "", "")
     with torch.device("meta"):  # networks without memory or initialization
         method, _ = build_method(args, model_dir, params, data)
     return type(method).__name__, read[0] if read else None
