@@ -45,6 +45,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text_atomically(path, text + "\n")
 
 
+# A signal in the middle of what is written to TensorBoard can keep its thread from hearing that there is more, the end
+# included: it looks again after so long, and its end is waited for. TensorBoard's default is two minutes.
+EVENTS_SECONDS = 1
+
+
 def _script() -> str:
     """The running script, as it is called from inside its paper's directory."""
     script = Path(sys.argv[0]).resolve()
@@ -196,7 +201,9 @@ class RunDirectory:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             threading.excepthook = _report_thread
-            self._events = SummaryWriter(str(self._events_directory), purge_step=self._first_epoch)
+            self._events = SummaryWriter(
+                str(self._events_directory), purge_step=self._first_epoch, flush_secs=EVENTS_SECONDS
+            )
         for key, value in scalars.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(key, value, epoch)

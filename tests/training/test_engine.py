@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -603,3 +605,20 @@ def test_a_validation_loss_that_is_not_finite_stops_training(tmp_path):
     with pytest.raises(TrainingError, match="the validation loss is not finite after epoch 2"):
         training.fit(run_directory(tmp_path), after_training=lambda: pytest.fail("not finished"))
     assert (record(tmp_path)["status"], record(tmp_path)["accuracy"]) == ("failed", None)
+
+
+@pytest.mark.slow
+def test_a_signal_while_tensorboard_is_written_to_does_not_hold_up_the_end(tmp_path):
+    """Ctrl-C can come when the writing thread is no longer among those to be woken, and is not awake yet."""
+    run = run_directory(tmp_path)
+    run.log_scalars({"a": 1.0}, 0)
+    queue = run._events.file_writer.event_writer._async_writer._byte_queue
+    while not queue.not_empty._waiters:
+        time.sleep(0.01)
+    with queue.not_empty:
+        queue.not_empty._waiters.clear()
+    closing = threading.Thread(target=run.close, args=("stopped",), daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert record(tmp_path)["status"] == "stopped"
