@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from common.command_line import printable
+from common.command_line import is_inside, printable
 from common.data.cache import cached
 from common.errors import TrainingError, UserError, first_line, is_damage, is_out_of_memory
 from common.safe_json import open_at_once
@@ -205,13 +205,16 @@ def require_images(
         )
 
 
-def require_once(entries: Iterable[str], file: Path) -> None:
+def require_names(entries: Iterable[str], file: Path) -> None:
     """Raises:
-    UserError: a list in `file` that has an entry twice.
+    UserError: a list in `file` that has an entry twice, or one that is a path to elsewhere.
     """
-    entry, count = next(iter(Counter(entries).most_common(1)), ("", 0))
+    counts = Counter(entries)
+    entry, count = next(iter(counts.most_common(1)), ("", 0))
     if count > 1:
         raise UserError(f"{file} has {printable(Path(entry))} {count} times: once is right")
+    if (elsewhere := next((name for name in counts if not is_inside(name)), None)) is not None:
+        raise UserError(f"{file} has {printable(Path(elsewhere))}, which is no name of what lies below {file.parent}")
 
 
 def _bad_positions(files: Sequence[Path]) -> np.ndarray:

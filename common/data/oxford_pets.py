@@ -7,7 +7,7 @@ from pathlib import Path
 from common.data.datasets import Dataset, describe_provenance
 from common.data.download import fetch_archive
 from common.data.image_files import ImageFiles
-from common.data.images import Members, fingerprint, require_images, require_once, without_bad
+from common.data.images import Members, fingerprint, require_images, require_names, without_bad
 from common.errors import UserError
 from common.safe_json import read_text
 
@@ -34,7 +34,7 @@ def load_oxford_pets(root: Path, *, download: bool = True, skip_bad: bool = Fals
             name = f"Oxford-IIIT Pet ({part})"
             fetch_archive(_URL.format(part), md5, folder, part, name, layout=FOLDER, download=download)
     train, test = (_read_list(folder, part) for part in ("trainval", "test"))
-    require_once((file.name for file, _ in (*train, *test)), folder / "annotations")
+    require_names((file.name for file, _ in (*train, *test)), folder / "annotations")
     names: dict[int, str] = {}
     for file, target in (*train, *test):
         names.setdefault(target, file.name.rpartition("_")[0])
@@ -62,6 +62,7 @@ def _read_list(folder: Path, part: str) -> Members:
         raise UserError(f"{path} is not a list of Oxford-IIIT Pet (name, class from 1, ...)") from error
     if not members:
         raise UserError(f"{path} names no images")
+    require_names((row[0] for row in rows), path)
     missing = next((file for file, _ in members if not file.is_file()), None)
     if missing is not None:
         raise UserError(f"{path} names an image that is not there: {missing}")

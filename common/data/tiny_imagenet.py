@@ -18,7 +18,7 @@ from common.data.images import (
     fingerprint,
     list_images,
     require_images,
-    require_once,
+    require_names,
     without_bad,
 )
 from common.errors import UserError
@@ -48,8 +48,8 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise  # the file may be whole
         raise UserError(f"{folder} is not Tiny-ImageNet in its published layout: {error}") from error
-    require_once(wnids, folder / "wnids.txt")
-    require_once((file for file, _ in annotations), folder / "val/val_annotations.txt")
+    require_names(wnids, folder / "wnids.txt")
+    require_names((file for file, _ in annotations), folder / "val/val_annotations.txt")
     number = {wnid: i for i, wnid in enumerate(wnids)}
     ignored: Counter[str] = Counter()
     train = [(file, number[w]) for w in wnids for file in list_images(folder / "train" / w / "images", ignored)]

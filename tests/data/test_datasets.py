@@ -167,6 +167,14 @@ DAMAGES = {
         lambda f: _append(f / "val/val_annotations.txt", 0),
         r"val_annotations.txt has .*JPEG 2 times",
     ),
+    "an annotation of what lies elsewhere": (
+        lambda f: (f / "val/val_annotations.txt").write_text(f"../../wnids.txt\t{(f / 'wnids.txt').read_text()[:9]}\n"),
+        r"val_annotations.txt has ../../wnids.txt, which is no name of what lies below",
+    ),
+    "a wnid that is a path": (
+        lambda f: (f / "wnids.txt").write_text((f / "wnids.txt").read_text() + "\n/tmp\n"),
+        "wnids.txt has /tmp, which is no name",
+    ),
     "a wnid without images": (
         lambda f: (f / "wnids.txt").write_text((f / "wnids.txt").read_text() + "\nn00000000\n"),
         "no training images of the class n00000000, which would be counted and never learned",

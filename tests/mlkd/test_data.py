@@ -139,11 +139,16 @@ def untaught(folder: Path) -> None:
         (lambda folder: (folder / "annotations/test.txt").write_text(""), "names no images"),
         (lambda folder: (folder / "annotations/test.txt").write_text("x y\n"), "not a list of Oxford-IIIT Pet"),
         (lambda folder: (folder / "annotations/trainval.txt").unlink(), "cannot read"),
-        (lambda folder: again(folder, "test", "test"), r"annotations has \S+_\d+.jpg 2 times: once is right"),
-        (lambda folder: again(folder, "trainval", "trainval"), r"annotations has \S+_\d+.jpg 2 times"),
+        (lambda folder: again(folder, "test", "test"), r"annotations/test.txt has \S+_\d+ 2 times: once is right"),
+        (lambda folder: again(folder, "trainval", "trainval"), r"annotations/trainval.txt has \S+_\d+ 2 times"),
         (lambda folder: again(folder, "trainval", "test"), r"annotations has \S+_\d+.jpg 2 times"),
         (untaught, "no training images of the class Generated_000, which would be counted and never learned"),
         (lambda folder: (folder / "annotations/test.txt").write_text("nobody_1 1 1 1\n"), "an image that is not there"),
+        (lambda folder: (folder / "annotations/test.txt").write_text("../x 1 1 1\n"), r"has ../x, which is no name"),
+        (
+            lambda folder: (folder / "annotations/test.txt").write_text("/etc/x 1 1 1\n"),
+            r"has /etc/x, which is no name",
+        ),
         (lambda folder: (folder / "images").rename(folder / "pictures"), "is not in"),
     ],
 )
