@@ -115,8 +115,7 @@ def compare_steps(args: argparse.Namespace, pair: str, images: ImageArrays, runt
     options = {"augmentation": augmentation, "shuffle": True, "limit": args.steps}
     loader = DeviceLoader(images, BATCH_SIZE, normalization, runtime.device, **options)
     trainers = {}
-    wanted = runtime.teacher_cache
-    for side, cache in (("in each step", "off"), ("from the file", wanted)):
+    for side, cache in (("in each step", "off"), ("from the file", runtime.teacher_cache)):
         where = Runtime(**{**vars(runtime), "teacher_cache": cache})
         trainers[side] = trainer_of(setting.make_method(), loader, where, scratch)
         remember_teachers(trainers[side], dataset_of(images, scratch))

@@ -4,7 +4,7 @@ A path is looked for below `--checkpoint-dir`, in the working directory, in `mtk
 `{dataset}` in it stands for `--dataset`. The defaults are where `train_baseline.py` writes by its own defaults.
 """
 
-from common.command_line import MOST_NAME_BYTES, shortened
+from common.command_line import shortened
 from common.models import list_models
 
 LIGHT_MODELS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # always trained at a rate of 0.01
@@ -12,7 +12,7 @@ LIGHT_MODELS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # always trained at a 
 
 def teacher_directory(model: str, dataset: str, rate: float, weight_decay: float, trial: str) -> str:
     """Directory of a teacher's run, below the directory of checkpoints."""
-    name = shortened(f"{model}_{dataset}_lr_{rate}_decay_{weight_decay}_trial_{trial}", MOST_NAME_BYTES)
+    name = shortened(f"{model}_{dataset}_lr_{rate}_decay_{weight_decay}_trial_{trial}")
     return f"teachers/models/{name}"
 
 

@@ -35,6 +35,7 @@ from benchmarks.first_run.training import (
     Watched,
     Way,
     counted_replays,
+    kernels_by_trial,
     make_trainer,
     noise_batches,
     parameters_of,
@@ -580,11 +581,8 @@ def check_autotuned(place: Place) -> Finding:
     """With cuDNN choosing kernels by trying them, as runs do: captured, and as near to plain as without."""
     place.require_gpu()
     amount, setting = amount_at(place), METHODS["tfkd baseline"]
-    torch.backends.cudnn.benchmark = True
-    try:
+    with kernels_by_trial():
         fast, plain, exact = (train(setting, w, amount, place.device, place.scratch) for w in (FAST, PLAIN, EXACT))
-    finally:
-        torch.backends.cudnn.benchmark = False
     require(fast.captured, fast.execution["step"])
     found, allowed = distance(fast, plain), allowed_distance(distance(plain, exact))
     require_within(found, allowed, "fast from plain")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -16,6 +14,7 @@ from benchmarks.first_run.training import (
     Amount,
     Trace,
     Watched,
+    kernels_by_trial,
     make_trainer,
     noise,
     noise_batches,
@@ -32,35 +31,17 @@ AMOUNT, MINIATURE = Amount(full=20, epochs=2), Amount(batch=16, full=4, odd=3, e
 # Where the bits of large batches differ, by some roundings of 2^-24, steps go on from there as from any rounding.
 ROUNDED = Distance(5e-4, 8e-2)
 REMEMBERED = ("edkd KD", "edkd EDKD", "tfkd kd")
+IN_EACH_STEP = "in each step"
 
 
-@dataclasses.dataclass
-class Remembered:
-    """A training, and how its teacher's logits came about."""
-
-    trace: Trace
-    from_file: int
-    computed_ahead: int
-    messages: str
-
-    @property
-    def how(self) -> str:
-        if not self.from_file + self.computed_ahead:
-            return "in each step"
-        return f"{self.computed_ahead} ahead, {self.from_file} from the file"
+def how(trace: Trace) -> str:
+    """How a training's logits of its teacher came about."""
+    count = trace.execution.get("teacher_logits") or {}
+    ahead, read = count.get("computed_ahead", 0), count.get("from_cache", 0)
+    return f"{ahead} ahead, {read} from the file" if ahead + read else IN_EACH_STEP
 
 
-@contextmanager
-def kernels_by_trial() -> Iterator[None]:
-    """cuDNN chooses kernels by trying them, as in runs: two trainings may choose others."""
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
-def remembered(setting: Setting, teacher_cache: str, amount: Amount, place: Place) -> Remembered:
+def remembered(setting: Setting, teacher_cache: str, amount: Amount, place: Place) -> Trace:
     """Train a setting, with the file of logits that is below the scratch directory.
 
     Args:
@@ -89,9 +70,7 @@ def remembered(setting: Setting, teacher_cache: str, amount: Amount, place: Plac
     before = parameters_of(trainer.method)
     train_epochs(trainer, range(amount.epochs))
     after, execution = parameters_of(trainer.method), trainer.execution()
-    count = execution.get("teacher_logits") or {}
-    trace = Trace(watched.losses(), before, after, execution, 0, list(trainer.messages))
-    return Remembered(trace, count.get("from_cache", 0), count.get("computed_ahead", 0), "; ".join(trainer.messages))
+    return Trace(watched.losses(), before, after, execution, 0, list(trainer.messages))
 
 
 def check_remembered(name: str, place: Place) -> Finding:
@@ -106,21 +85,21 @@ def check_remembered(name: str, place: Place) -> Finding:
             remembered(METHODS[name], cache, amount, place) for cache in ("off", "off", "auto", "on", "on")
         )
     if place.device.type == "cuda":
-        eager = [run.trace.execution["step"] for run in (off, auto, asked, filled) if not run.trace.captured]
+        eager = [run.execution["step"] for run in (off, auto, asked, filled) if not run.captured]
         if eager:
             raise CheckError(f"not captured: {'; '.join(eager)}")
-    if not asked.computed_ahead + asked.from_file:
-        raise CheckError(f"asked for, but not remembered: {asked.messages}")
-    own, found = distance(again.trace, off.trace), distance(auto.trace, off.trace)
+    if how(asked) == IN_EACH_STEP:
+        raise CheckError(f"asked for, but not remembered: {'; '.join(asked.messages)}")
+    own, found = distance(again, off), distance(auto, off)
     require_within(found, Distance(ROUNDING_FACTOR * own.loss, ROUNDING_FACTOR * own.update), "auto from off")
-    ahead, read = distance(asked.trace, off.trace), distance(filled.trace, off.trace)
+    ahead, read = distance(asked, off), distance(filled, off)
     for what, one in (("asked for", ahead), ("from a file", read)):
         require_within(one, ROUNDED, f"{what}, from off")
     text = (
-        f"two without: {own}; auto ({auto.how}): {found}; on ({asked.how}): {ahead}; on again ({filled.how}): {read}"
-        f" | {auto.messages or 'no message'} | {filled.messages}"
+        f"two without: {own}; auto ({how(auto)}): {found}; on ({how(asked)}): {ahead}; on again ({how(filled)}): {read}"
+        f" | {'; '.join(auto.messages) or 'no message'} | {'; '.join(filled.messages)}"
     )
-    return Finding(text, {"auto": auto.how, "on": asked.how, "on_again": filled.how})
+    return Finding(text, {"auto": how(auto), "on": how(asked), "on_again": how(filled)})
 
 
 REMEMBERED_CHECKS = {f"loop / remembered logits, {name}": Check(partial(check_remembered, name)) for name in REMEMBERED}

@@ -161,6 +161,16 @@ def counted_replays() -> Iterator[Callable[[], int]]:
         yield lambda: len(launches)
 
 
+@contextlib.contextmanager
+def kernels_by_trial() -> Iterator[None]:
+    """cuDNN chooses kernels by trying them, as in runs: two trainings may choose others."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def make_trainer(
     method: Method,
     make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],

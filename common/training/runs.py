@@ -28,6 +28,10 @@ from common.locks import LOCK, take_lock
 from common.run_record import METRICS, NAME, SET_ASIDE, SKIPPED, Computing, RunRecord, Segment, read_record
 from common.training.checkpoints import CheckpointFiles
 
+# A signal in the middle of what is written to TensorBoard can keep its thread from hearing that there is more, the end
+# included: it looks again after so long, and its end is waited for. TensorBoard's default is two minutes.
+EVENTS_SECONDS = 1
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, readable by people.
@@ -43,11 +47,6 @@ def write_json(path: Path, content: Any) -> None:
             f"cannot write {path} (a number is not finite); what was there before is untouched"
         ) from error
     write_text_atomically(path, text + "\n")
-
-
-# A signal in the middle of what is written to TensorBoard can keep its thread from hearing that there is more, the end
-# included: it looks again after so long, and its end is waited for. TensorBoard's default is two minutes.
-EVENTS_SECONDS = 1
 
 
 def _script() -> str:
