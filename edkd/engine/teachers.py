@@ -26,6 +26,8 @@ PUBLISHED = {
     "tiny_imagenet": "download_ckpts/tiny_imagenet_teachers/{name}_vanilla/ti_res18",
     "imagenet": "download_ckpts/imagenet_teachers/{name}.pth",
 }
+# the origin of a file there: whose it is its place does not tell, its digest does
+IN_PUBLISHED_PLACE = "in the place of mdistiller's released teachers"
 # ImageNet's teachers are torchvision's (its first set of weights), which it keeps in its own cache
 TORCHVISION = {
     "ResNet18": "resnet18-f37072fd.pth",
@@ -119,7 +121,7 @@ def find_teacher(
             f"{command}, or give {given_by}"
         )
     if released and (path := resolve_path(published, PAPER)).is_file():
-        return TeacherCheckpoint(name, path, command, "released with mdistiller")
+        return TeacherCheckpoint(name, path, command, IN_PUBLISHED_PLACE)
     if found := _own_run(name, dataset, {outputs.resolve(), REPOSITORY / PAPER / "output"}):
         return found
     if dataset == "cifar100" and name not in NOT_IN_MTKD_RL:

@@ -132,7 +132,7 @@ def test_a_teacher_in_the_published_place(run_script, where, tmp_path, monkeypat
     torch.save({"model": create_model("resnet8", 100).state_dict()}, place / "ckpt_epoch_240.pth")
     ended = run_script("eval", "-m", "resnet8", "-bs", "50", *where[:7])
     assert ended.code == 0, ended.stderr
-    assert "released with mdistiller" in ended.stdout
+    assert "in the place of mdistiller's released teachers" in ended.stdout
     assert "on 50 test images of cifar100 (synthetic dataset" in ended.stdout
     with monkeypatch.context() as patch:
         patch.setattr("edkd.tools.eval.evaluate", interrupted)

@@ -253,22 +253,25 @@ def test_teachers_are_named_with_their_origin_and_one_for_each_seed_is_no_other_
     write(3, "digest 3", "trained here for 8 epochs, test accuracy 25.00", "2026-01-01T12")
     text = rendered(tmp_path / "runs", experiments=experiments)
     assert row(text, "r")[2] == "73.00", "never averaged with students of a teacher of another schedule"
-    write(2, "digest 2", "released with mdistiller", "2026-01-02")
+    write(2, "digest 2", "in the place of mdistiller's released teachers", "2026-01-02")
     text = rendered(tmp_path / "runs", experiments=experiments)
     assert row(text, "r")[2] == "72.00", "never averaged with students of another teacher"
-    assert "teachers: net: released with mdistiller;" in text
+    assert "teachers: net: in the place of mdistiller's released teachers;" in text
 
 
 def test_several_teachers_are_each_named_with_their_origin(tmp_path):
     experiments = write_tables(tmp_path / "e", [["r", {"value": 70.0}]], cells={"p/t": {"r": ["x"]}}, protocol="best")
     for seed in (0, 1):
-        origins = [f"trained here for 240 epochs, test accuracy 7{seed}.00", "released with mdistiller"]
+        origins = [
+            f"trained here for 240 epochs, test accuracy 7{seed}.00",
+            "in the place of mdistiller's released teachers",
+        ]
         teacher = [{"path": "/some/file", "origin": origin} for origin in origins]
         settings = {"seed": seed, "DISTILLER.TEACHER": ["net", "other"], "teacher": f"digest {seed}+released"}
         write_run(tmp_path / f"runs/{seed}", "x", 70 + seed, 70, paper="p", teacher=teacher, settings=settings)
     text = rendered(tmp_path / "runs", experiments=experiments)
     assert row(text, "r")[2] == "70.50 ± 0.71"
-    assert "teachers: net: trained here for 240 epochs, other: released with mdistiller." in text
+    assert "teachers: net: trained here for 240 epochs, other: in the place of mdistiller's released teachers." in text
     settings = {"seed": 2, "DISTILLER.TEACHER": ["net", "other"], "teacher": "digest 2+another"}
     write_run(tmp_path / "runs/2", "x", 72, 70, paper="p", teacher=teacher, settings=settings, started="2099-01-01")
     assert row(rendered(tmp_path / "runs", experiments=experiments), "r")[2] == "72.00", "another second teacher"
