@@ -1,7 +1,8 @@
 """The published tables with the figures of the runs below some directories: `python -m common.results results`.
 
-Prints them as Markdown; `--html FILE` also writes one page with curves, commands and links to the runs. `--compare A B`
-says instead whether two experiments differ: two directories (or run.json files), or two experiments below DIR.
+Prints them as Markdown; `--html FILE` also writes one page with curves, commands and links to the runs, `--svg FILE`
+the curves as a picture. `--compare A B` says instead whether two experiments differ: two directories (or run.json
+files), or two experiments below DIR.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from common.atomic_write import write_text_atomically
 from common.command_line import ArgumentParser, cli_main, output_file
 from common.results.analysis import METRICS, parse_metrics
 from common.results.compare import compare, find_side
 from common.results.page import write_page
+from common.results.pictures import draw_runs
 from common.results.records import read_runs, unfinished_runs
 from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, load_tables
 from common.results.tables import render, render_runs
 from common.run_record import NAME
+
+TABLES_ALONE = ("all", "metrics", "html", "svg")  # flags that --compare has no use for
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help="also write one self-contained page with all tables",
     )
+    add("--svg", type=output_file("<svg"), metavar="FILE", help="also draw the learning curves, the mean over seeds")
     add("--compare", nargs=2, metavar=("A", "B"), help="say whether two sets of runs differ (t-tests, effect size)")
     add("--across-budgets", action="store_true", help="compare runs of different data or budgets all the same")
     args = parser.parse_args()
@@ -40,6 +46,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give a directory with runs")
     if files := [path for path in args.directories if path.is_file() and path.name != NAME]:
         parser.error(f"{files[0]} is neither a directory nor a {NAME}")
+    if args.compare and (of_tables := [flag for flag in TABLES_ALONE if getattr(args, flag)]):
+        parser.error(
+            f"--{of_tables[0]} belongs to the tables, which --compare A B does not print: leave one of them out"
+        )
     if args.across_budgets and not args.compare:
         parser.error("--across-budgets is for --compare A B")
     return args
@@ -53,9 +63,10 @@ def main() -> None:
         print(compare(a, b, across_budgets=args.across_budgets), end="")
         return
     metrics = parse_metrics(args.metrics) if args.metrics else ()
-    report = make_report(
-        load_tables(args.experiments), *read_runs(args.directories), unfinished=unfinished_runs(args.directories)
-    )
+    records, remarks = read_runs(args.directories)
+    report = make_report(load_tables(args.experiments), records, remarks, unfinished=unfinished_runs(args.directories))
+    if args.svg:
+        write_text_atomically(args.svg, draw_runs(records))
     if args.html:
         write_page(report, args.html)
     print(render_runs(report), render(report, unmeasured=args.all, metrics=metrics), sep="\n", end="")

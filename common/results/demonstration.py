@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.field_types import require_field_types
 from common.results.curves import Plot, chart
 from common.results.page import render_template
+from common.results.pictures import Panel, render_panels
 from common.results.records import Curve, Record, Unfinished, read_runs, unfinished_runs
 from common.results.reported import EXPERIMENTS
 from common.results.tables import markdown
@@ -248,7 +249,12 @@ def render_html(sections: Sequence[Section], steps: Sequence[tuple[str, str]] = 
 
 def render_svg(sections: Sequence[Section]) -> str:
     """All learning curves as one picture."""
-    return render_template("demonstration.svg", sections=[section for section in sections if section.plot]) + "\n"
+    panels = [
+        Panel(section.title, [f"accuracy in %, synthetic dataset, chance {100 / section.classes:g}"], section.curves)
+        for section in sections
+        if section.curves and section.classes
+    ]
+    return render_panels(panels, "Test accuracy by epoch of small networks on a synthetic dataset")
 
 
 def parse_arguments() -> argparse.Namespace:

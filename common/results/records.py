@@ -348,6 +348,9 @@ class Mean:
     def of(cls, values: list[float]) -> Mean:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+
 
 @dataclasses.dataclass(frozen=True)
 class SeedSummary:

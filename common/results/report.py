@@ -49,7 +49,7 @@ class CellResult:
         if self.cell.published is None:
             return NONE
         marks = [mark for mark, text in ((DOUBT, self.cell.misprint), (REMARK, self.cell.note)) if text]
-        return " ".join([_show(Mean(self.cell.published, self.cell.std)), *marks])
+        return " ".join([str(Mean(self.cell.published, self.cell.std)), *marks])
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class CellResult:
         mean = self.mean(figure)
         if mean is None or self.measured is None:
             return NONE
-        return _show(mean) + ("" if self.measured.conditions.as_published else f" {MARK}")
+        return str(mean) + ("" if self.measured.conditions.as_published else f" {MARK}")
 
     def gap(self, figure: str) -> float | None:
         """Measured minus published; None for a figure of another protocol, or on other data, where it means nothing."""
@@ -360,10 +360,6 @@ def _is_within(difference: float, *stds: float | None) -> bool:
     """Whether a difference is no larger than its own deviation from one run to the next; False where none is known."""
     known = [std for std in stds if std is not None]
     return bool(known) and abs(difference) <= math.hypot(*known)
-
-
-def _show(mean: Mean) -> str:
-    return f"{mean.value:.2f}" + ("" if mean.std is None else f" ± {mean.std:.2f}")
 
 
 def _batch_sizes(runs: Sequence[Record]) -> str:
