@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -116,6 +117,10 @@ class Method(nn.Module):
     def mean_teacher(self, logits: list[Tensor]) -> Tensor:
         """Several teachers as one, from the logits of each: their mean probabilities, unless the method has its own."""
         return mean_network(logits)
+
+    def others_untouched(self) -> contextlib.AbstractContextManager:
+        """Within it a copy of the method may take a step, and change nothing that copies share with it."""
+        return contextlib.nullcontext()
 
     def frozen_modules(self) -> list[nn.Module]:
         """What training leaves as it is; checkpoints leave it out."""

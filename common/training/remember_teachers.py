@@ -108,7 +108,7 @@ def _try_out(trainer: Trainer, loader: DeviceLoader, teachers: list[nn.Module]) 
     places = [i for i, module in enumerate(trainer.method.modules()) if module in set(teachers)]
     results: Live = {teacher: {} for teacher in teachers}
     try:
-        with _untouched_random_state(runtime.device):
+        with _untouched_random_state(runtime.device), trainer.method.others_untouched():
             for size in sizes:
                 method = copy.deepcopy(trainer.method).train()
                 copies = list(method.modules())

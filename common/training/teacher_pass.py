@@ -126,17 +126,32 @@ class TeacherPass:
     def _fill(
         self, i: int, memory: TeacherMemory, views: EpochViews, wanted: np.ndarray, what: str, show_progress: bool
     ) -> None:
-        missing, numbers = wanted, None
-        if (file := self.files[i]) is not None:
-            numbers = row_numbers(self.loader, views)
-            missing = wanted[~self._recall(file, memory, numbers, wanted)]
-            self.from_file += len(wanted) - len(missing)
-        computed = self.batches.logits(memory.teacher, views, missing)
-        for positions, logits in progress(computed, -(-len(missing) // self.batches.size), what, show=show_progress):
-            memory.logits[torch.from_numpy(positions).to(logits.device)] = logits
-            if numbers is not None:
-                self._keep(i, numbers[positions], logits)
-        self.computed += len(missing)
+        numbers = None if self.files[i] is None else row_numbers(self.loader, views)
+        parts = self._parts(self._missing(i, memory, numbers, wanted), shuffled=numbers is not None)
+        for part in progress(parts, len(parts), what, show=show_progress):
+            missing = self._missing(i, memory, numbers, part)
+            for positions, logits in self.batches.logits(memory.teacher, views, missing):
+                memory.logits[torch.from_numpy(positions).to(logits.device)] = logits
+                if numbers is not None:
+                    self._keep(i, numbers[positions], logits)
+            self.computed += len(missing)
+
+    def _parts(self, positions: np.ndarray, *, shuffled: bool) -> list[np.ndarray]:
+        """Batches of positions. Runs that fill one file at the same time take them in orders of their own: then each
+        finds what the others have done meanwhile, and all of them together compute little twice."""
+        size = self.batches.size
+        parts = [positions[first : first + size] for first in range(0, len(positions), size)]
+        if shuffled:
+            np.random.default_rng().shuffle(parts)  # of no seed: the order changes no logits
+        return parts
+
+    def _missing(self, i: int, memory: TeacherMemory, numbers: np.ndarray | None, positions: np.ndarray) -> np.ndarray:
+        """The positions whose logits a memory's file does not have; it takes the others from there."""
+        if numbers is None or (file := self.files[i]) is None:
+            return positions
+        there = self._recall(file, memory, numbers, positions)
+        self.from_file += int(there.sum())
+        return positions[~there]
 
     def _recall(self, file: RowFile, memory: TeacherMemory, numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Take from a file what it has; says which of `wanted` that is."""

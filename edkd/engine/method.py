@@ -106,6 +106,9 @@ class Distillation(Method):
     def set_extra_state(self, state: dict) -> None:
         self.messages += self.own_state.restore(state)
 
+    def others_untouched(self) -> contextlib.AbstractContextManager:
+        return shared_variables_kept(type(self.distiller))
+
     def _learnable(self) -> set[int]:
         return {id(parameter) for parameter in learnable_parameters(self.distiller)}
 

@@ -187,6 +187,9 @@ class Shared(MutableMapping):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def __deepcopy__(self, memo: dict) -> Shared:
+        return self  # a copy of a distiller has the same code
+
 
 _VARIABLES = (bool, int, float, str, Tensor, list, tuple, dict, np.generic, type(None))
 

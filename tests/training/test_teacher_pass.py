@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from common.data import Augmentation, Dataset, DeviceLoader, ImageArrays, Normalization, RandAugment
 from common.models import create_model
+from common.own_code import load_class
 from common.teacher_cache.rows import RowFile
 from common.training.checkpoints import CheckpointFiles
 from common.training.engine import Loaders, Trainer
@@ -23,7 +25,8 @@ from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from common.training.teacher_memory import LazyFeatures
 from common.training.training_step import Optimization
-from edkd.distillers._base import Distiller
+from edkd.distillers._base import Distiller, student_view, teacher_view
+from edkd.engine.method import Distillation as Adapted
 from edkd.engine.method import build_method, make_distiller
 from tests.edkd.checks import SMALL, configuration
 from tests.processes import differences
@@ -145,6 +148,28 @@ def test_nothing_is_computed_where_the_file_has_it(data, tmp_path, monkeypatch):
     monkeypatch.setattr(type(trainer.method.distiller.teacher.network), "forward", None)
     trainer.train_epoch(0, show_progress=False)
     trainer.train_epoch(1, show_progress=False)
+
+
+def test_what_another_run_has_done_meanwhile_is_taken_from_the_file(data, tmp_path, monkeypatch):
+    """The other one, of the same seed, does its whole pass while this one computes its first batch."""
+    _, want = train(data, tmp_path, "off")
+    one, other = (trainer_of(distillation(), loader_of(data), Runtime(CPU), tmp_path) for _ in range(2))
+    for trainer in (one, other):
+        remember_teachers(trainer, data)
+    write = RowFile.write
+
+    def write_after_the_other(file: RowFile, *row: np.ndarray) -> None:
+        monkeypatch.setattr(RowFile, "write", write)
+        other.train_epoch(0, show_progress=False)
+        write(file, *row)
+
+    monkeypatch.setattr(RowFile, "write", write_after_the_other)
+    one.train_epoch(0, show_progress=False)
+    assert counts(one) in [(26, 64), (64, 26)], "64 images at a time, in an order of chance"
+    assert counts(other) == (0, 90)
+    for trainer in (one, other):
+        trainer.train_epoch(1, show_progress=False)
+        assert not differences(trainer.method.student.state_dict(), want)
 
 
 def test_rotated_views_are_computed_ahead_and_not_kept(data, tmp_path):
@@ -296,9 +321,6 @@ class Foreign(Distiller):
 
 
 def foreign(ask):
-    from edkd.distillers._base import student_view, teacher_view
-    from edkd.engine.method import Distillation as Adapted
-
     torch.manual_seed(0)
     networks = student_view(create_model("resnet8", CLASSES)), teacher_view(create_model("resnet8", CLASSES))
     return Adapted(Foreign(*networks, None, ask).train())
@@ -396,6 +418,44 @@ def test_foreign_distillers(ask, data, tmp_path):
         again, weights = train(data, tmp_path, "auto", functools.partial(foreign, ask))
         assert not differences(weights, want)
         assert counts(again) == (180, 0)
+
+
+OWN_FILE = """
+import torch
+import torch.nn.functional as F
+
+from edkd.distillers._base import Distiller
+
+STEPS = [0]
+
+
+class Counting(Distiller):
+    def forward_train(self, image, target, **kwargs):
+        STEPS[0] += 1
+        with torch.no_grad():
+            taught, _ = self.teacher(image)
+        logits, _ = self.student(image)
+        return logits, {"loss_kd": F.mse_loss(logits, taught)}
+"""
+
+
+def test_a_distiller_in_a_file_of_ones_own_may_count_its_steps_in_the_file(data, tmp_path):
+    """The step that is tried out is none of them."""
+    (tmp_path / "own.py").write_text(OWN_FILE)
+    kind = load_class(f"{tmp_path}/own.py:Counting", "DISTILLER.TYPE", Distiller, "edkd")
+
+    def method() -> Method:
+        torch.manual_seed(0)
+        student, teacher = create_model("resnet8", CLASSES), create_model("resnet8", CLASSES)
+        return Adapted(kind(student_view(student), teacher_view(teacher)).train())
+
+    _, want = train(data, tmp_path, "off", method)
+    steps = sys.modules[kind.__module__].STEPS
+    assert steps == [6]
+    trainer, weights = train(data, tmp_path, "auto", method)
+    assert steps == [12]
+    assert not differences(weights, want)
+    assert counts(trainer)[1] >= 170
 
 
 @pytest.mark.slow
