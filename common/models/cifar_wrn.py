@@ -1,7 +1,7 @@
 """Wide residual networks for small images (Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146).
 
 mdistiller and MTKD-RL compute the same logits and show different features of the last stage, hence a class for each:
-mdistiller's is in `common/models/mdistiller.py`.
+mdistiller's is in `common/models/cifar_mdistiller.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from common.command_line import nearest
@@ -12,6 +11,7 @@ from common.models import (
     cifar_alexnet,
     cifar_densenet,
     cifar_googlenet,
+    cifar_mdistiller,
     cifar_mobilenet_v2,
     cifar_mobilenet_v2_tfkd,
     cifar_plain_cnn,
@@ -27,7 +27,6 @@ from common.models import (
     imagenet_mobilenet_v1,
     imagenet_resnet,
     imagenet_vgg,
-    mdistiller,
 )
 from common.models.network import Network
 
@@ -49,14 +48,19 @@ _TFKD: dict[str, Builder] = {
     "vgg19": imagenet_vgg.vgg19,
 }
 
-
-def _same_name(module: ModuleType, *names: str) -> dict[str, Builder]:
-    return {name: getattr(module, name) for name in names}
-
-
 _MTKD_RL: dict[str, Builder] = {
-    **_same_name(cifar_resnet, "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-    **_same_name(cifar_resnet, "resnet8x4", "resnet8x4_double", "resnet32x4", "resnet110x2", "resnet20x4"),
+    "resnet8": cifar_resnet.resnet8,
+    "resnet14": cifar_resnet.resnet14,
+    "resnet20": cifar_resnet.resnet20,
+    "resnet32": cifar_resnet.resnet32,
+    "resnet44": cifar_resnet.resnet44,
+    "resnet56": cifar_resnet.resnet56,
+    "resnet110": cifar_resnet.resnet110,
+    "resnet8x4": cifar_resnet.resnet8x4,
+    "resnet8x4_double": cifar_resnet.resnet8x4_double,
+    "resnet32x4": cifar_resnet.resnet32x4,
+    "resnet110x2": cifar_resnet.resnet110x2,
+    "resnet20x4": cifar_resnet.resnet20x4,
     "wrn_10_1": cifar_wrn.mtkd_rl_wrn_10_1,
     "wrn_10_2": cifar_wrn.mtkd_rl_wrn_10_2,
     "wrn_16_1": cifar_wrn.mtkd_rl_wrn_16_1,
@@ -64,28 +68,46 @@ _MTKD_RL: dict[str, Builder] = {
     "wrn_28_4": cifar_wrn.mtkd_rl_wrn_28_4,
     "wrn_40_1": cifar_wrn.mtkd_rl_wrn_40_1,
     "wrn_40_2": cifar_wrn.mtkd_rl_wrn_40_2,
-    **_same_name(cifar_vgg, "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "vgg8": cifar_vgg.vgg8,
+    "vgg11": cifar_vgg.vgg11,
+    "vgg13": cifar_vgg.vgg13,
+    "vgg16": cifar_vgg.vgg16,
+    "vgg19": cifar_vgg.vgg19,
     "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_full,
     "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
     "ShuffleV2": cifar_shufflenet_v2.mtkd_rl_shuffle_v2,
     "ShuffleV2_0_5": cifar_shufflenet_v2.mtkd_rl_shuffle_v2_half,
-    **_same_name(cifar_regnet, "RegNetX_200MF", "RegNetX_400MF", "RegNetY_400MF"),
+    "RegNetX_200MF": cifar_regnet.RegNetX_200MF,
+    "RegNetX_400MF": cifar_regnet.RegNetX_400MF,
+    "RegNetY_400MF": cifar_regnet.RegNetY_400MF,
 }
 
 _MDISTILLER: dict[str, Builder] = {
-    **_same_name(cifar_resnet, "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-    **_same_name(cifar_resnet, "resnet8x4", "resnet32x4"),
-    "wrn_16_1": mdistiller.wrn_16_1,
-    "wrn_16_2": mdistiller.wrn_16_2,
-    "wrn_40_1": mdistiller.wrn_40_1,
-    "wrn_40_2": mdistiller.wrn_40_2,
-    **_same_name(cifar_vgg, "vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+    "resnet8": cifar_resnet.resnet8,
+    "resnet14": cifar_resnet.resnet14,
+    "resnet20": cifar_resnet.resnet20,
+    "resnet32": cifar_resnet.resnet32,
+    "resnet44": cifar_resnet.resnet44,
+    "resnet56": cifar_resnet.resnet56,
+    "resnet110": cifar_resnet.resnet110,
+    "resnet8x4": cifar_resnet.resnet8x4,
+    "resnet32x4": cifar_resnet.resnet32x4,
+    "wrn_16_1": cifar_mdistiller.wrn_16_1,
+    "wrn_16_2": cifar_mdistiller.wrn_16_2,
+    "wrn_40_1": cifar_mdistiller.wrn_40_1,
+    "wrn_40_2": cifar_mdistiller.wrn_40_2,
+    "vgg8": cifar_vgg.vgg8,
+    "vgg11": cifar_vgg.vgg11,
+    "vgg13": cifar_vgg.vgg13,
+    "vgg16": cifar_vgg.vgg16,
+    "vgg19": cifar_vgg.vgg19,
     "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_half,
     "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
     "ShuffleV2": cifar_shufflenet_v2.mdistiller_shuffle_v2,
-    **_same_name(mdistiller, "ResNet18", "ResNet50"),
-    "tinyimagenet_ResNet18": mdistiller.ResNet18,
-    "tinyimagenet_MobileNetV2": mdistiller.MobileNetV2,
+    "ResNet18": cifar_mdistiller.ResNet18,
+    "ResNet50": cifar_mdistiller.ResNet50,
+    "tinyimagenet_ResNet18": cifar_mdistiller.ResNet18,
+    "tinyimagenet_MobileNetV2": cifar_mdistiller.MobileNetV2,
     "tinyimagenet_ShuffleV2": cifar_shufflenet_v2.mdistiller_shuffle_v2,
     "imagenet_ResNet18": imagenet_resnet.ResNet18,
     "imagenet_ResNet34": imagenet_resnet.ResNet34,

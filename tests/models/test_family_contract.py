@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.models import Network, create_model, list_models
+from common.models import FAMILIES, Network, create_model, list_models
 from common.models.folding import fold_batch_norm
 
 ALL = [(family, name) for family in ("mtkd_rl", "mdistiller") for name in list_models(family)]
@@ -42,6 +42,14 @@ def with_moved_statistics(model: Network) -> Network:
     with torch.no_grad():
         model.train()(small_images(8))
     return model.eval()
+
+
+def test_modules_say_what_images_their_networks_are_for() -> None:
+    builders = [builder for family in FAMILIES.values() for builder in family.values()]
+    modules = {getattr(builder, "func", builder).__module__ for builder in builders}
+    assert not [
+        module for module in modules if not module.startswith(("common.models.cifar_", "common.models.imagenet_"))
+    ]
 
 
 @pytest.mark.parametrize(("family", "name"), ALL)

@@ -1,6 +1,6 @@
 """ResNets of four stages."""
 
-from common.models.mdistiller import BasicBlock, Bottleneck, ResNet
+from common.models.cifar_mdistiller import BasicBlock, Bottleneck, ResNet
 from edkd.models.tables import builders
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "ResNet18", "ResNet50"]
