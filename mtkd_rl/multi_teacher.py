@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.models import Network
+from common.models.network import shown_of_black_image
 from common.training.method import Method, StepOutput
 from mtkd_rl.features import FeatureTransforms
 from mtkd_rl.losses import FEATURE_LOSSES, logit_losses
@@ -89,6 +90,9 @@ class MultiTeacher(Method):
         teachers: name -> trained network for the same classes.
         image_size: height and width of the images.
         options: the loss.
+
+    Raises:
+        UserError: a network that does not take such images.
     """
 
     student: Network
@@ -102,8 +106,9 @@ class MultiTeacher(Method):
         self.student, self.options, self.temperature = student, options, options.temperature
         self.teacher_names = list(teachers)
         self.teachers = nn.ModuleList(FeatureTeacher(network) for network in teachers.values())
-        student_shapes = shapes_of(student, image_size)
-        self.teacher_shapes = [shapes_of(network, image_size) for network in teachers.values()]
+        student_name = student.recipe["name"] if student.recipe else type(student).__name__
+        student_shapes = shapes_of(student, student_name, image_size)
+        self.teacher_shapes = [shapes_of(network, name, image_size) for name, network in teachers.items()]
         self.transforms = FeatureTransforms(
             student_shapes.map, [shapes.map for shapes in self.teacher_shapes], chained=options.chained
         )
@@ -138,14 +143,13 @@ class Averaging(MultiTeacher):
         return StepOutput(outputs.student.logits, {name: loss.mean() for name, loss in losses.items()})
 
 
-@torch.no_grad()
-def shapes_of(network: Network, image_size: int) -> NetworkShapes:
-    """Shapes of what a network shows of an image; batch norm takes no notice."""
-    training = network.training
-    parameter = next(network.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
-    shown = show(network.eval(), image)
-    network.train(training)
+def shapes_of(network: Network, name: str, image_size: int) -> NetworkShapes:
+    """Shapes of what a network, by its name, shows of an image; batch norm takes no notice.
+
+    Raises:
+        UserError: it does not take such images.
+    """
+    shown = shown_of_black_image(network, name, image_size, image_size, show)
     return NetworkShapes(*(tuple(tensor.shape[1:]) for tensor in shown))
 
 

@@ -158,10 +158,7 @@ def specify(
     teachers = [find_teacher(name, args.dataset, args.checkpoint_dir) for name in names]
     networks = {teacher.name: load_teacher(teacher, data.num_classes) for teacher in teachers}
     options = Options(args.kd_T, args.feat_weight, args.feat_kd, args.feature_transforms == "chained")
-    size = image_size(args, data)
-    for name, network in {args.arch: student, **networks}.items():
-        require_takes(network, name, size, size, data.num_classes)
-    method = build(student, networks, size, options)
+    method = build(student, networks, image_size(args, data), options)
     milestones = in_proportion(args.milestones, args.epochs)
     settings = {
         "method": type(method).__name__,

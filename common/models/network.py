@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,28 +57,41 @@ class Network(nn.Module):
         return nn.ModuleList(getattr(self, name) for name in self.feat_modules)
 
 
+N = TypeVar("N", bound=nn.Module)
+T = TypeVar("T")
+
+
 @torch.no_grad()
-def require_takes(network: nn.Module, name: str, height: int, width: int, classes: int) -> None:
-    """Show a network a black image, so that what does not fit is known before anything is written.
+def shown_of_black_image(network: N, name: str, height: int, width: int, show: Callable[[N, Tensor], T]) -> T:
+    """What a network shows of a black image, so that what does not fit is known before anything is written.
 
     Args:
-        network: any classifier; it is left in the mode that it was in.
+        network: left in the mode that it was in.
         name: what it is called.
         height, width: of the image, in pixels.
-        classes: K.
+        show: calls the network.
 
     Raises:
-        UserError: it does not take such images, or gives no logits of K classes for them.
+        UserError: it does not take such images.
     """
     parameter, training = next(network.parameters()), network.training
     image = torch.zeros(1, 3, height, width, dtype=parameter.dtype, device=parameter.device)
     try:
-        logits = network.eval()(image)
+        return show(network.eval(), image)
     except (RuntimeError, AssertionError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"{name} does not take images of {height} x {width} pixels: {first_line(error)}") from error
     finally:
         network.train(training)
+
+
+def require_takes(network: nn.Module, name: str, height: int, width: int, classes: int) -> None:
+    """Check that any classifier takes such images; arguments as of `shown_of_black_image`, and K.
+
+    Raises:
+        UserError: it does not, or gives no logits of K classes for them.
+    """
+    logits = shown_of_black_image(network, name, height, width, nn.Module.__call__)
     if tuple(logits.shape) != (1, classes):
         raise UserError(f"{name} gives {list(logits.shape)} for one image and not {classes} logits")

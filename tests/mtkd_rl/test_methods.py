@@ -7,12 +7,14 @@ import weakref
 import pytest
 import torch
 
+from common.errors import UserError
 from common.models import create_model
 from common.training.checkpoints import CheckpointFiles
 from common.training.engine import Loaders, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from common.training.training_step import Optimization
+from mtkd_rl import multi_teacher
 from mtkd_rl.methods import MultiTeacherRL, Transition, reward_weighted_cross_entropy
 from mtkd_rl.multi_teacher import Averaging, Options
 from mtkd_rl.teachers import FeatureTeacher, show
@@ -78,6 +80,19 @@ class TestWeightsInForce:
         assert self.losses(build(equal_weights=True), 1) == pytest.approx(self.losses(build(Averaging), 1))
         assert self.losses(build(equal_weights=True), 0) == self.losses(build(), 0)
         assert self.losses(build(), 1) != pytest.approx(self.losses(build(Averaging), 1))
+
+
+@pytest.mark.parametrize("student", [True, False], ids=["student", "teacher"])
+def test_each_network_is_shown_one_black_image_which_one_too_small_is_named_by(student, monkeypatch):
+    shown = []
+    monkeypatch.setattr(multi_teacher, "show", lambda network, images: shown.append(images) or show(network, images))
+    good, bad = network("resnet8"), network("vgg8")
+    networks = (bad, {"resnet8": good}) if student else (good, {"vgg8": bad})
+    Averaging(*networks, 32)
+    assert len(shown) == 2
+    assert not any(images.any() for images in shown)
+    with pytest.raises(UserError, match=r"^vgg8 does not take images of 1 x 1 pixels: [^\n]+$"):
+        Averaging(*networks, 1)
 
 
 def test_the_students_optimizer_leaves_the_agent_alone():
