@@ -18,7 +18,7 @@ class TrainingError(Exception):
     """Training that cannot go on, for example a loss that is not a number (exit code 1)."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, as far as it has room in a line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 

@@ -42,9 +42,9 @@ from benchmarks.first_run.training import (
     train,
     train_epochs,
 )
-from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place, device_works, first_line
+from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place, device_works
 from common.data import Batch
-from common.errors import TrainingError, UserError
+from common.errors import TrainingError, UserError, first_line
 from common.models import create_model
 from common.run_record import Data, Limits, RunRecord, read_record
 from common.training.checkpoints import CheckpointFiles, load_checkpoint

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from benchmarks.first_run.verdicts import Check, CheckError, Finding, Place
 from common.command_line import REPOSITORY
 from common.data.synthetic import write_generated
 from common.models import create_model
+from common.run_record import RunRecord, find_records, record_directories
 from common.training.checkpoints import save_checkpoint
 
 LIMIT = 90.0  # seconds of a command
@@ -37,28 +37,27 @@ def call(script: str, arguments: list[str], place: Place) -> str:
     return ended.stdout
 
 
-def record_of(place: Path) -> dict[str, Any]:
+def record_of(place: Path) -> RunRecord:
     """The one record below a directory.
 
     Raises:
         CheckError: there is none, or the run is not done.
     """
-    records = sorted(place.rglob("run.json"))
+    records = [record for _, record in find_records(place)]
     if len(records) != 1:
         raise CheckError(f"{len(records)} records where one run was")
-    record = json.loads(records[0].read_text())
-    if record["status"] != "done":
-        raise CheckError(f"the record says {record['status']}: {record.get('error')}")
-    return record
+    if not records[0].done:
+        raise CheckError(f"the record says {records[0].status}: {records[0].error}")
+    return records[0]
 
 
-def finding_of(record: dict[str, Any], place: Place, *, captured: bool) -> Finding:
+def finding_of(record: RunRecord, place: Place, *, captured: bool) -> Finding:
     """What a run's record says of how it ran.
 
     Raises:
         CheckError: on a GPU, steps or evaluation that ought to have been captured and were not.
     """
-    execution = record["segments"][-1]["execution"]
+    execution = record.segments[-1].execution or {}
     if place.device.type == "cuda":
         wanted = ("step", "evaluation") if captured else ()
         if eager := [f"{part} {execution[part]}" for part in wanted if execution[part] != "captured"]:
@@ -66,7 +65,7 @@ def finding_of(record: dict[str, Any], place: Place, *, captured: bool) -> Findi
         if not execution["peak_memory_mib"]:
             raise CheckError("the record has no peak of memory")
     text = f"step {execution['step']}, evaluation {execution['evaluation']}, layout {execution['layout']}"
-    return Finding(f"{text}, {record['seconds']:.1f} s of training", {"execution": execution})
+    return Finding(f"{text}, {record.seconds:.1f} s of training", {"execution": execution})
 
 
 def generated(place: Place, layout: str = "cifar-100") -> list[str]:
@@ -112,10 +111,10 @@ def check_mtkd_rl(place: Place) -> Finding:
     for name in teachers:
         call("mtkd_rl/train_baseline.py", ["--model", name, "--epochs", "1", "--batch_size", "16", *where], place)
     student = ["--arch", "resnet8", "--teacher-name-list", *teachers, "-b", "16", "--epochs", "3", "--dynamic"]
-    before = set(place.scratch.rglob("run.json"))
+    before = set(record_directories(place.scratch))
     call("mtkd_rl/train_student_rl.py", [*student, *where], place)
-    (own,) = set(place.scratch.rglob("run.json")) - before
-    return finding_of(record_of(own.parent), place, captured=True)
+    (own,) = set(record_directories(place.scratch)) - before
+    return finding_of(record_of(own), place, captured=True)
 
 
 def check_mlkd(place: Place) -> Finding:

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 
 import torch
 
+from common.errors import first_line
+
 OK, NOTE, FAILED, ABSENT = "ok", "note", "FAILED", "not run"  # a note is what a reader should know and no failure
 
 GIVEN_UP = "cannot go on in this process"  # the loop, after a capture that left PyTorch's state broken
@@ -135,11 +137,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's message."""
-    return str(error).strip().partition("\n")[0][:300]
 
 
 def device_works(device: torch.device) -> bool:
