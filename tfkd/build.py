@@ -28,15 +28,14 @@ def load_teacher(teacher: TeacherCheckpoint, params: Params, file: Path, num_cla
 
 
 def build_method(
-    args: argparse.Namespace, model_dir: Path, params: Params, data: Dataset
+    args: argparse.Namespace, model_dir: Path, params: Params, keys: dict[str, Any], data: Dataset
 ) -> tuple[Method, list[TeacherCheckpoint]]:
-    """The method that flags and params ask for, and its teacher.
+    """The method that flags and params ask for, and its teacher; `keys` are those of `require_method`.
 
     Raises:
-        UserError: flags that do not go together, a key or a teacher that is missing, images that networks do not take.
+        UserError: a teacher that is missing, images that networks do not take.
     """
     file = model_dir / "params.json"
-    keys = require_method(args, file, params)
     num_classes = resolve_num_classes(args.num_class, data)
     student = build_network(params.student, params, file, num_classes)
     height, width = data.train.pixels.shape[1:3]

@@ -105,10 +105,10 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     model_dir, params = open_experiment(args.model_dir)
-    require_method(args, model_dir / "params.json", params)
+    keys = require_method(args, model_dir / "params.json", params)
     end_if_checked(args)
     data = visible(args, load_data(args, params))
-    method, teachers = build_method(args, model_dir, params, data)
+    method, teachers = build_method(args, model_dir, params, keys, data)
     epochs = args.epochs or params.num_epochs
     milestones = MILESTONES if args.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
     base_lr = params.learning_rate * params.batch_size / RATE_BATCH_SIZE

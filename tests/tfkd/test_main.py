@@ -20,7 +20,7 @@ from common.training.teachers import TeacherCheckpoint
 from tests.golden import conformance
 from tests.processes import CNN, EXPERIMENTS, REPOSITORY, SELF_TAUGHT_CNN, checkpoint, metrics, record
 from tfkd import evaluate, main
-from tfkd.build import build_method
+from tfkd.build import build_method, require_method
 from tfkd.experiment import open_experiment, transforms_for
 from tfkd.losses import label_smoothing_loss, regularization_loss
 from tfkd.teachers import find_teacher
@@ -97,7 +97,8 @@ def build(directory: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) ->
     images = ImageArrays(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64))
     data = Dataset("cifar100", images, images, tuple(map(str, range(100))), "", "")
     with torch.device("meta"):  # networks without memory or initialization
-        method, _ = build_method(args, model_dir, params, data)
+        keys = require_method(args, model_dir / "params.json", params)
+        method, _ = build_method(args, model_dir, params, keys, data)
     return type(method).__name__, read[0] if read else None
 
 
