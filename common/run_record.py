@@ -182,6 +182,13 @@ class RunRecord:
         """The segments that finished an epoch; the last one where none did."""
         return [segment for segment in self.segments if segment.epochs] or self.segments[-1:]
 
+    @property
+    def mixed(self) -> list[str]:
+        """In what these segments differ: commit, versions, hardware and how they computed, but for the host's name."""
+        described = [{"commit": s.commit, **s.versions, **s.hardware, **s.runtime} for s in self.computed]
+        names = dict.fromkeys(name for segment in described for name in segment if name != "host")
+        return [name for name in names if len({str(s[name]) for s in described if name in s}) > 1]
+
     def summary(self) -> str:
         """The accuracies in words."""
         if self.accuracy is not None:

@@ -104,6 +104,7 @@ class Record:
             part chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
         commit, hardware: on which its epochs were computed; of several, all of them.
+        mixed: in what the starts that computed them differ.
         directory: of the run; holds `run.json` and `metrics.jsonl`.
         command, called_in: what was typed, and the working directory.
         method, batch_size: what was trained, and samples per step over all ranks.
@@ -121,6 +122,7 @@ class Record:
     started: str
     commit: str
     hardware: str
+    mixed: tuple[str, ...]
     directory: Path
     command: tuple[str, ...]
     called_in: str
@@ -294,6 +296,7 @@ def _record(record: RunRecord, directory: Path) -> Record:
         started=record.started,
         commit=" + ".join(dict.fromkeys(segment.commit for segment in record.computed)),
         hardware=" + ".join(dict.fromkeys(_hardware(segment) for segment in record.computed)),
+        mixed=tuple(record.mixed),
         directory=directory,
         command=tuple(record.command),
         called_in=record.directory,

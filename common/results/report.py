@@ -93,7 +93,11 @@ class CellResult:
 
     @property
     def seeds(self) -> str:
-        return NONE if self.measured is None else str(len(self.measured.runs))
+        """How many, and how many of their runs were computed by starts that differ."""
+        if self.measured is None:
+            return NONE
+        mixed = sum(bool(run.mixed) for run in self.measured.runs)
+        return str(len(self.measured.runs)) + (f" ({mixed} mixed)" if mixed else "")
 
     @property
     def budget(self) -> str:
@@ -149,12 +153,14 @@ class BudgetTable:
         )
         superseded = sum(measured.superseded for measured in self.measured)
         teachers = sorted({run.teacher for run in self.runs if run.teacher})
+        mixed = dict.fromkeys(name for run in self.runs for name in run.mixed)
         left_out = "older runs left out, because newer ones have other settings or the same seed"
         return {
             "data": data,
             "budget": self.budget,
             "commit": ", ".join(sorted({run.commit for run in self.runs})),
             "hardware": ", ".join(sorted({run.hardware for run in self.runs})),
+            **({"mixed runs were resumed with another": ", ".join(mixed)} if mixed else {}),
             **({"teachers": "; ".join(teachers)} if teachers else {}),
             **({left_out: str(superseded)} if superseded else {}),
         }

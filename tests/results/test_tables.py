@@ -1,5 +1,6 @@
 """Tables from made-up run records: the right figures in the right cells, and never a wrong one."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from common.results.records import read_runs
 from common.results.report import make_report
 from common.results.reported import EXPERIMENTS, load_tables
 from common.results.tables import render
+from common.run_record import read_record
 from tests.results.records import BASELINE, PUBLISHED, SMOOTHED, write_run, write_tables
 
 
@@ -424,3 +426,23 @@ def test_the_plan_of_a_table_must_have_its_rows(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match="tfkd/baseline"):
         load_tables(tmp_path)
+
+
+def test_runs_of_mixed_segments_are_marked(tmp_path):
+    """Whose starts had other code, or computed otherwise; one that computed nothing does not count."""
+    for seed, changes in enumerate(
+        [{}, {"commit": "decade"}, {"runtime": {"device": "cpu", "amp": "off", "plain": True}}]
+    ):
+        write_run(tmp_path / str(seed), BASELINE, 75.0, 74.0, seed)
+        record = read_record(tmp_path / str(seed))
+        first = dataclasses.replace(record.segments[0], epochs=100)
+        first.runtime["plain"] = False
+        unused = dataclasses.replace(first, commit="unused", first_epoch=100, epochs=0)
+        second = dataclasses.replace(first, first_epoch=100, **changes)
+        record.segments = [first, unused, second]
+        (tmp_path / str(seed) / "run.json").write_text(json.dumps(record.to_json()))
+    baselines = section(rendered(tmp_path), "tfkd/baseline")
+    assert row(baselines, "resnet18")[-1] == "3 (2 mixed)"
+    assert "commit: c0ffee, c0ffee + decade; hardware" in baselines
+    assert "mixed runs were resumed with another: commit, plain" in baselines
+    assert "unused" not in baselines
