@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
@@ -83,10 +84,8 @@ def create_network(name: str, given: InputSpec, *, pretrained: bool = False) -> 
     require_architecture(name)
     if pretrained:
         print(f"fetching timm's weights of {name} unless they are in its cache", flush=True)
-        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # of its attempts, the outcome is enough
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about names since changed
+        with _quiet():
             network = timm.create_model(name, pretrained=pretrained, num_classes=given.classes)
     except Exception as error:  # whatever timm, a network or what it fetches weights with may raise
         if is_out_of_memory(error):
@@ -99,6 +98,20 @@ def create_network(name: str, given: InputSpec, *, pretrained: bool = False) -> 
         ) from error
     require_takes(network, name, given.size, given.size, given.classes)
     return network.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, nothing is said of names since changed, nor of attempts to fetch weights: their outcome is enough."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def load_teachers(wanted: Sequence[tuple[str, str]], given: InputSpec) -> list[Teacher]:

@@ -30,7 +30,7 @@ from common.training.checkpoints import load_checkpoint
 from common.training.layouts import CHANNELS_LAST, CONTIGUOUS, layout_name
 from common.training.method import FrozenTeacher
 from common.training.remember_teachers import TEACHERS
-from common.training.runtime import AMP_DTYPES, Runtime, resolve_device, use_tf32
+from common.training.runtime import AMP_DTYPES, Runtime, resolve_device, settings_put_back, use_tf32
 from common.training.teacher_pass import LargeBatches, as_bytes, gigabytes
 
 
@@ -137,7 +137,8 @@ def verify(path: Path, root: Path, count: int) -> tuple[bool, str]:
         return not len(damaged), found
     some = np.random.default_rng().choice(there, min(count, len(there)), replace=False)
     try:
-        different = int((recompute(file, path, root, some) != file.read(some)[0]).any(axis=1).sum())
+        with settings_put_back():
+            different = int((recompute(file, path, root, some) != file.read(some)[0]).any(axis=1).sum())
     except NotComparableError as why:
         return not len(damaged), f"{found}; not computed again: {why}"
     return not (different or len(damaged)), f"{found}; of {len(some)} computed again {different} differ"

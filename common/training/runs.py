@@ -199,7 +199,7 @@ class RunDirectory:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            threading.excepthook = _report_thread
+            self._hook_before, threading.excepthook = threading.excepthook, _report_thread
             self._events = SummaryWriter(
                 str(self._events_directory), purge_step=self._first_epoch, flush_secs=EVENTS_SECONDS
             )
@@ -242,9 +242,10 @@ class RunDirectory:
             self.update(status=status, finished=_now(), **fields)
 
     def _close_log(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._events is not None:
+        if self._events is not None:
+            with contextlib.suppress(OSError):
                 self._events.close()
+            threading.excepthook = self._hook_before
         with contextlib.suppress(OSError):
             self._log_file.close()
 

@@ -190,11 +190,11 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
         raise UserError("--plain leaves out what makes steps faster: give it without --compile")
     if args.tf32 and not _has_tf32(device):
         raise UserError(f"--tf32 needs an NVIDIA GPU of Ampere's generation or newer, which {device} is not")
-    with _settings_put_back():
+    current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with settings_put_back(), current:
         if args.num_threads:
             torch.set_num_threads(args.num_threads)
         if device.type == "cuda":
-            torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True
         use_tf32(args.tf32)
         if world_size > 1:
@@ -223,7 +223,7 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
 
 
 @contextlib.contextmanager
-def _settings_put_back() -> Iterator[None]:
+def settings_put_back() -> Iterator[None]:
     """What is set of PyTorch's within it ends with it: threads, the search for kernels, TensorFloat-32."""
     threads, search = torch.get_num_threads(), torch.backends.cudnn.benchmark
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -81,7 +80,6 @@ def run_script(monkeypatch, capsys, directory) -> Callable[..., Ended]:
     def run(script: str, *arguments: str) -> Ended:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
         code = 0
         try:
             with warnings.catch_warnings():
@@ -89,9 +87,6 @@ def run_script(monkeypatch, capsys, directory) -> Callable[..., Ended]:
                 importlib.import_module(f"mlkd.{script}").main()
         except SystemExit as end:
             code = end.code
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         return Ended(code, *capsys.readouterr())
 
     return run

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 import signal
 import socket
@@ -138,6 +139,7 @@ def test_a_teacher_made_here(run_script, where, directory):
 
 def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, monkeypatch):
     create = timm.create_model
+    level = logging.getLogger("huggingface_hub").level
 
     def offline(name: str, pretrained: bool = False, **options):
         if pretrained:
@@ -150,6 +152,7 @@ def test_pretrained_weights_that_cannot_be_had(run_script, where, directory, mon
     assert len(ended.stderr.splitlines()) == 1
     assert "could not be had from timm (no route to host): go online" in ended.stderr
     assert not list(directory.iterdir())
+    assert logging.getLogger("huggingface_hub").level == level, "put back"
 
 
 def test_calibration_writes_the_file(run_script, where, ensemble):
