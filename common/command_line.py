@@ -8,6 +8,7 @@ import difflib
 import errno
 import functools
 import hashlib
+import inspect
 import io
 import itertools
 import math
@@ -17,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from common.errors import TrainingError, UserError, is_out_of_memory, memory_shortage
 from common.interrupts import leave_imports
@@ -32,6 +33,8 @@ NO_WAY = {
     *(errno.ENAMETOOLONG, errno.ENXIO),
 }
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+T = TypeVar("T")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -93,6 +96,11 @@ def _with_home(word: str) -> str:
     """`--flag=~/place` as shells pass on `--flag ~/place`."""
     flag, equals, value = word.partition("=")
     return f"{flag}={os.path.expanduser(value)}" if flag[:1] == "-" and equals and value[:1] == "~" else word
+
+
+def settings_from(kind: type[T], args: argparse.Namespace) -> T:
+    """A dataclass with the values of the flags that its fields are named after."""
+    return kind(**{name: getattr(args, name) for name in inspect.signature(kind).parameters})
 
 
 def whole_number(low: int, high: int = LARGEST_COUNT) -> Callable[[str], int]:

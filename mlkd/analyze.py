@@ -8,7 +8,6 @@ docs/metrics.md has the definitions.
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import os
 import sys
@@ -35,7 +34,7 @@ from common.analyze.flags import (
     report,
     require_purpose,
 )
-from common.command_line import LARGEST_NUMBER, ArgumentParser, cli_main, resolve_path
+from common.command_line import LARGEST_NUMBER, ArgumentParser, cli_main, resolve_path, settings_from
 from common.data import Dataset
 from common.data.image_files import CROP
 from common.errors import UserError
@@ -46,10 +45,10 @@ from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, r
 from mlkd.data import (
     BATCH_SIZE,
     DATASETS,
+    DataFlags,
     DatasetImages,
     SplitLoader,
     add_data_flags,
-    dataset_name,
     image_size,
     load_data,
     network_input,
@@ -136,19 +135,18 @@ class PaperImages:
     """How the networks of this paper see a dataset.
 
     Attributes:
-        args: flags.
+        flags: about data.
         data: the dataset.
         runtime: where they are computed.
     """
 
-    args: argparse.Namespace
+    flags: DataFlags
     data: Dataset[DatasetImages]
     runtime: Runtime
 
     def batches(self, images: DatasetImages, source: Source) -> SplitLoader:
-        args = copy.copy(self.args)
-        args.limit_eval_batches = None  # it limits the test split alone, which has been cut
-        return part_batches(args, images, self.runtime)
+        # the limit is one of the test split alone, which has been cut
+        return part_batches(self.flags, images, dataclasses.replace(self.runtime, limit_eval_batches=None))
 
     def parts(self, source: Source) -> tuple[DatasetImages, DatasetImages]:
         return train_and_validation(self.data)
@@ -233,12 +231,13 @@ def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     teachers, weights = chosen_teachers(args)
     is_there = record_of(args.student) is not None or find_checkpoint(args.student) is not None
     require_purpose(args, has_teachers=bool(teachers), is_there=is_there)
-    data = load_data(args)
-    given = network_input(args, data)
-    images, mean = PaperImages(args, data, runtime), add_weighted_mean(weights)
+    flags = settings_from(DataFlags, args)
+    data = load_data(flags)
+    given = network_input(flags, data)
+    images, mean = PaperImages(flags, data, runtime), add_weighted_mean(weights)
 
     def opened(text: str) -> Source:
-        return open_source(text, given, dataset_name(args), args.epoch)
+        return open_source(text, given, flags.name, args.epoch)
 
     return analyze_named(args, teachers, opened, data, images, runtime, mean)
 

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
+from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path, settings_from
 from common.errors import UserError
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
 from mlkd.calibration import Form, calibrate, combine, first_weights
-from mlkd.data import SEED, SplitLoader, add_data_flags, load_data, make_batches, network_input
+from mlkd.data import SEED, DataFlags, SplitLoader, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
 
@@ -96,9 +96,10 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     file = read_ensemble(resolve_path(args.ensemble, PAPER))
     file.require_architectures()
     print(file.reading)
-    data = load_data(args)
-    members = file.load(network_input(args, data))
-    parts = make_batches(args, data, runtime)
+    flags = settings_from(DataFlags, args)
+    data = load_data(flags)
+    members = file.load(network_input(flags, data))
+    parts = make_batches(flags, data, runtime)
     held_out = list(MemberLogits(members, parts["validation"], runtime))
     before = torch.tensor(file.weights, device=runtime.device)
     print(f"{parts['validation'].samples} validation images of {data.name} ({data.content})")

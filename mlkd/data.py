@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,14 @@ import torch
 from common.command_line import nonnegative_int, positive_int, resolve_path
 from common.data import Dataset, DeviceLoader, ImageArrays, Normalization, load_dataset
 from common.data.datasets import describe_provenance
-from common.data.flags import DATA_DIR, add_directory_flag, add_skip_flag, check_nonempty, require_asked_for
+from common.data.flags import (
+    DATA_DIR,
+    DataSource,
+    add_directory_flag,
+    add_skip_flag,
+    check_nonempty,
+    require_asked_for,
+)
 from common.data.image_files import CROP, RESIZED, ImageFileLoader, ImageFiles
 from common.data.images import describe_ignored, fingerprint, list_images, require_images, without_bad
 from common.data.oxford_pets import load_oxford_pets
@@ -43,6 +51,28 @@ DOGS = "dogs/*/<set>_<breed>_<image>_<group>.jpg"
 GROUPS = {"0": "training", "1": "validation", "2": "test"}  # the parts of `dogs`
 
 
+@dataclasses.dataclass(frozen=True)
+class DataFlags(DataSource):
+    """The values of `add_data_flags`.
+
+    Attributes:
+        dataset: as it was written.
+        batch_size: images in each process.
+        image_size: in pixels.
+        workers: processes that decode.
+    """
+
+    dataset: str
+    batch_size: int
+    image_size: int
+    workers: int
+
+    @property
+    def name(self) -> str:
+        """The dataset asked for, rightly spelt."""
+        return "oxford-iiit" if self.dataset == MISSPELT else self.dataset
+
+
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Which data, in what batches, from where."""
     add = parser.add_argument
@@ -66,27 +96,22 @@ def image_size(text: str) -> int:
     return size
 
 
-def dataset_name(args: argparse.Namespace) -> str:
-    """The dataset asked for, rightly spelt."""
-    return "oxford-iiit" if args.dataset == MISSPELT else args.dataset
-
-
-def load_data(args: argparse.Namespace) -> Dataset:
+def load_data(flags: DataFlags) -> Dataset:
     """The dataset that the flags name.
 
     Raises:
         UserError: absent or damaged files.
     """
-    return require_asked_for(_load_data(args, resolve_path(args.data_dir, PAPER)), args.data_dir, PAPER)
+    return require_asked_for(_load_data(flags, resolve_path(flags.data_dir, PAPER)), flags.data_dir, PAPER)
 
 
-def _load_data(args: argparse.Namespace, root: Path) -> Dataset:
-    name = dataset_name(args)
+def _load_data(flags: DataFlags, root: Path) -> Dataset:
+    name = flags.name
     if name == "oxford-iiit":
-        return load_oxford_pets(root, download=not args.no_download, skip_bad=args.skip_bad_images)
+        return load_oxford_pets(root, download=not flags.no_download, skip_bad=flags.skip_bad_images)
     if name == "dogs":
-        return load_dogs(root, skip_bad=args.skip_bad_images)
-    return load_dataset(name.replace("-", ""), root, download=not args.no_download)
+        return load_dogs(root, skip_bad=flags.skip_bad_images)
+    return load_dataset(name.replace("-", ""), root, download=not flags.no_download)
 
 
 def load_dogs(root: Path, *, skip_bad: bool = False) -> Dataset:
@@ -128,12 +153,12 @@ def _as_number_or_name(breed: str) -> tuple[bool, int, str]:
     return not is_number, int(breed) if is_number else 0, breed
 
 
-def network_input(args: argparse.Namespace, data: Dataset) -> InputSpec:
+def network_input(flags: DataFlags, data: Dataset) -> InputSpec:
     """What networks are given of this dataset."""
-    flags = ["-d", dataset_name(args)]
-    flags += ["--image-size", str(args.image_size)] if args.image_size != CROP else []
-    flags += ["--data-dir", shlex.quote(args.data_dir)] if args.data_dir is not DATA_DIR else []
-    return InputSpec(args.image_size, data.num_classes, NORMALIZATION, tuple(flags))
+    words = ["-d", flags.name]
+    words += ["--image-size", str(flags.image_size)] if flags.image_size != CROP else []
+    words += ["--data-dir", shlex.quote(flags.data_dir)] if flags.data_dir is not DATA_DIR else []
+    return InputSpec(flags.image_size, data.num_classes, NORMALIZATION, tuple(words))
 
 
 def train_and_validation(data: Dataset) -> tuple[DatasetImages, DatasetImages]:
@@ -148,7 +173,7 @@ def split(images: DatasetImages) -> tuple[DatasetImages, DatasetImages]:
     return images.take(np.sort(order[held_out:])), images.take(np.sort(order[:held_out]))
 
 
-def make_batches(args: argparse.Namespace, data: Dataset, runtime: Runtime) -> dict[str, SplitLoader]:
+def make_batches(flags: DataFlags, data: Dataset, runtime: Runtime) -> dict[str, SplitLoader]:
     """Batches of the training, validation and test split.
 
     Raises:
@@ -156,25 +181,23 @@ def make_batches(args: argparse.Namespace, data: Dataset, runtime: Runtime) -> d
     """
     train, validation = train_and_validation(data)
     batches = {
-        "train": part_batches(args, train, runtime, train=True),
-        "validation": part_batches(args, validation, runtime),
+        "train": part_batches(flags, train, runtime, train=True),
+        "validation": part_batches(flags, validation, runtime),
     }
     if not data.is_test_withheld:
-        batches["test"] = part_batches(args, data.test, runtime)
+        batches["test"] = part_batches(flags, data.test, runtime)
     check_nonempty(batches, f": {data.name} has {len(data.train)} images")
     return batches
 
 
-def part_batches(
-    args: argparse.Namespace, images: DatasetImages, runtime: Runtime, *, train: bool = False
-) -> SplitLoader:
+def part_batches(flags: DataFlags, images: DatasetImages, runtime: Runtime, *, train: bool = False) -> SplitLoader:
     """Batches of one split, `--batch-size` images in each process; those for training are shuffled and augmented."""
-    batch_size = args.batch_size * runtime.world_size
+    batch_size = flags.batch_size * runtime.world_size
     where = {
         "rank": runtime.rank,
         "world_size": runtime.world_size,
-        "limit": args.limit_train_batches if train else args.limit_eval_batches,
-        "seed": args.seed,
+        "limit": runtime.limit_train_batches if train else runtime.limit_eval_batches,
+        "seed": runtime.seed,
     }
     if isinstance(images, ImageFiles):
         return ImageFileLoader(
@@ -183,13 +206,13 @@ def part_batches(
             NORMALIZATION,
             runtime.device,
             train=train,
-            size=args.image_size,
+            size=flags.image_size,
             interpolation="bicubic",
             jitter=JITTER,
-            workers=args.workers,
+            workers=flags.workers,
             **where,
         )
     as_they_are = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     small = DeviceLoader(images, batch_size, as_they_are, runtime.device, shuffle=train, **where)
-    resized = args.image_size * RESIZED // CROP
-    return UpscaledLoader(small, args.image_size, resized, NORMALIZATION, jitter=JITTER, train=train)
+    resized = flags.image_size * RESIZED // CROP
+    return UpscaledLoader(small, flags.image_size, resized, NORMALIZATION, jitter=JITTER, train=train)

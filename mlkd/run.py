@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from common.command_line import settings_from
 from common.data import Dataset
 from common.training.engine import Trainer
 from common.training.final_analysis import Extension
@@ -18,7 +19,7 @@ from common.training.runtime import Runtime
 from common.training.schedules import Schedule
 from common.training.teacher_records import LoadTeacher
 from common.training.teachers import TeacherCheckpoint
-from mlkd.data import SplitLoader, dataset_name
+from mlkd.data import DataFlags, SplitLoader
 from mlkd.exits import Accuracies
 from mlkd.outputs import NetworkFiles
 from mlkd.teachers import PAPER
@@ -101,10 +102,10 @@ def make_spec(
         schedule=schedule,
         loaders={split: loaders[split] for split in ("train", "validation")},
         data=data,
-        budget=Budget(args.epochs, batch_size, *published, args.limit_train_batches),
+        budget=Budget(args.epochs, batch_size, *published, runtime.limit_train_batches),
         files=files.run_files,
         settings={
-            "dataset": dataset_name(args),
+            "dataset": settings_from(DataFlags, args).name,
             "data": data.fingerprint,
             **data.compared_settings(),
             "method": type(method).__name__,

@@ -23,6 +23,7 @@ from common.command_line import (
     process_count,
     real_number,
     resolve_path,
+    settings_from,
 )
 from common.data.flags import add_no_test_flag, visible
 from common.errors import UserError
@@ -33,7 +34,7 @@ from common.training.run_training import RunSpec, run_training
 from common.training.runs import RunDirectory, write_json
 from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
-from mlkd.data import SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
+from mlkd.data import SEED, VALIDATION_PART, DataFlags, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import Ensemble, EnsembleFile, read_ensemble
 from mlkd.exits import (
     Accuracies,
@@ -131,7 +132,7 @@ def experiment_name(args: argparse.Namespace, processes: int | None = None) -> s
     ]
     ranks = processes or args.world_size
     changed += [f"--world-size {ranks}"] if ranks > 1 else []  # it changes the global batch
-    return " ".join([dataset_name(args), "ensemble" if args.ensemble else args.model, *changed])
+    return " ".join([settings_from(DataFlags, args).name, "ensemble" if args.ensemble else args.model, *changed])
 
 
 def report_exits(
@@ -160,19 +161,20 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     ensemble = chosen_ensemble(args)
     end_if_checked(args)
+    flags = settings_from(DataFlags, args)
     if runtime.is_main:
         what = f"the teachers of {ensemble.path}" if ensemble else f"teacher {args.model} from {args.checkpoint}"
-        print(f"loading {dataset_name(args)} and {what}", flush=True)
-    data = visible(args, load_data(args))
+        print(f"loading {flags.name} and {what}", flush=True)
+    data = visible(load_data(flags), no_test=args.no_test, val_fraction=VALIDATION_PART)
     files = NetworkFiles(args.name, plain_state)
-    given = network_input(args, data)
+    given = network_input(flags, data)
     teachers, weights, messages = chosen_teachers(args, ensemble, given)
     if any(teacher.checkpoint.path.resolve() == files.network.resolve() for teacher in teachers):
         raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
     networks = {t.checkpoint.path: t.network for t in teachers}
     teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network
     mixing = MixupCutmix(data.num_classes, args.mixup_alpha, args.cutmix_alpha)
-    loaders = make_batches(args, data, runtime)
+    loaders = make_batches(flags, data, runtime)
     validation_batch = loaders["validation"].samples / (len(loaders["validation"]) * runtime.world_size)
     torch.manual_seed(args.seed)  # the same initial weights whatever the teachers
     student = MultiResNetV2(data.num_classes)

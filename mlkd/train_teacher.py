@@ -25,6 +25,7 @@ from common.command_line import (
     positive_float,
     positive_int,
     process_count,
+    settings_from,
 )
 from common.data.flags import add_no_test_flag, visible
 from common.training.evaluation import evaluate
@@ -32,7 +33,16 @@ from common.training.launch import is_launched, launch_processes
 from common.training.run_training import RunSpec, run_training
 from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
-from mlkd.data import BATCH_SIZE, SEED, add_data_flags, dataset_name, load_data, make_batches, network_input
+from mlkd.data import (
+    BATCH_SIZE,
+    SEED,
+    VALIDATION_PART,
+    DataFlags,
+    add_data_flags,
+    load_data,
+    make_batches,
+    network_input,
+)
 from mlkd.methods import FineTuning
 from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.outputs import NetworkFiles
@@ -72,12 +82,13 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     require_architecture(args.model)
     end_if_checked(args)
+    flags = settings_from(DataFlags, args)
     if runtime.is_main:
-        print(f"loading {dataset_name(args)} and {args.model}", flush=True)
-    data = visible(args, load_data(args))
+        print(f"loading {flags.name} and {args.model}", flush=True)
+    data = visible(load_data(flags), no_test=args.no_test, val_fraction=VALIDATION_PART)
     torch.manual_seed(args.seed)
-    network = create_network(args.model, network_input(args, data), pretrained=not args.no_pretrained)
-    loaders = make_batches(args, data, runtime)
+    network = create_network(args.model, network_input(flags, data), pretrained=not args.no_pretrained)
+    loaders = make_batches(flags, data, runtime)
     return make_spec(
         args,
         runtime,
@@ -85,7 +96,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         loaders,
         FineTuning(network, MixupCutmix(data.num_classes, args.mixup_alpha, args.cutmix_alpha)),
         NetworkFiles(args.name),
-        experiment=f"{dataset_name(args)} teacher {args.model}",
+        experiment=f"{flags.name} teacher {args.model}",
         student=args.model,
         schedule=step_decay(args.lr, [fraction * args.epochs for fraction in MILESTONES], GAMMA),
         weight_decay=WEIGHT_DECAY,

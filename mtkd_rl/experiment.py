@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from common.command_line import ArgumentParser, resolve_path
 from common.data import Augmentation, Dataset, DeviceLoader, load_dataset
-from common.data.flags import add_data_flags, check_nonempty, require_asked_for, split_validation
+from common.data.flags import DataSource, add_data_flags, check_nonempty, require_asked_for, split_validation
 from common.data.image_files import CROP, ImageFileLoader, load_image_files
 from common.data.normalizations import CIFAR100, IMAGENET, TINY_IMAGENET
 from common.errors import UserError
@@ -91,32 +92,47 @@ def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, 
         launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
 
 
-def load_data(args: argparse.Namespace, given: str | None) -> Dataset:
+@dataclasses.dataclass(frozen=True)
+class DataFlags(DataSource):
+    """What flags say of the data, under their names."""
+
+    dataset: str
+    image_size: int | None
+    batch_size: int
+    val_fraction: float
+
+    @property
+    def is_large(self) -> bool:
+        """Whether worker processes decode the images."""
+        return self.dataset in LARGE_IMAGES
+
+
+def load_data(flags: DataFlags, given: str | None) -> Dataset:
     """The dataset `--dataset`.
 
     Args:
-        args: flags.
+        flags: about data.
         given: directory of datasets by the published flag; None for `--data-dir`.
 
     Raises:
         UserError: absent or damaged files.
     """
-    place = args.data_dir if given is None else given
-    return require_asked_for(_load_data(args, resolve_path(place, PAPER)), place, PAPER)
+    place = flags.data_dir if given is None else given
+    return require_asked_for(_load_data(flags, resolve_path(place, PAPER)), place, PAPER)
 
 
-def _load_data(args: argparse.Namespace, root: Path) -> Dataset:
-    if args.dataset in LARGE_IMAGES:
-        return load_image_files(args.dataset, root, skip_bad=args.skip_bad_images)
-    if args.image_size is not None:
-        raise UserError(f"--image-size is for {', '.join(LARGE_IMAGES)}; {args.dataset} has a size of its own")
-    name = "tiny_imagenet" if args.dataset == "tinyimagenet" else args.dataset
-    return load_dataset(name, root, download=not args.no_download, skip_bad=args.skip_bad_images)
+def _load_data(flags: DataFlags, root: Path) -> Dataset:
+    if flags.is_large:
+        return load_image_files(flags.dataset, root, skip_bad=flags.skip_bad_images)
+    if flags.image_size is not None:
+        raise UserError(f"--image-size is for {', '.join(LARGE_IMAGES)}; {flags.dataset} has a size of its own")
+    name = "tiny_imagenet" if flags.dataset == "tinyimagenet" else flags.dataset
+    return load_dataset(name, root, download=not flags.no_download, skip_bad=flags.skip_bad_images)
 
 
-def image_size(args: argparse.Namespace, data: Dataset) -> int:
+def image_size(flags: DataFlags, data: Dataset) -> int:
     """Height and width of the images that networks see."""
-    return (args.image_size or CROP) if args.dataset in LARGE_IMAGES else data.train.pixels.shape[1]
+    return (flags.image_size or CROP) if flags.is_large else data.train.pixels.shape[1]
 
 
 def require_networks(names: Iterable[str], flag: str) -> None:
@@ -142,24 +158,24 @@ def build_network(name: str, num_classes: int, flag: str) -> Network:
     return create_model(name, num_classes, family="mtkd_rl")
 
 
-def make_batches(args: argparse.Namespace, data: Dataset, workers: int, runtime: Runtime) -> dict[str, Any]:
+def make_batches(flags: DataFlags, data: Dataset, workers: int, runtime: Runtime) -> dict[str, Any]:
     """Batches of the training, test and (with --val-fraction) validation split."""
-    train, validation = split_validation(data.train, args.val_fraction)
+    train, validation = split_validation(data.train, flags.val_fraction)
     where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
 
     def batches(images: Any, *, training: bool, limit: int | None) -> DeviceLoader | ImageFileLoader:
-        if args.dataset in LARGE_IMAGES:
-            options = {"train": training, "size": image_size(args, data), "workers": workers}
-            return ImageFileLoader(images, args.batch_size, IMAGENET, seed=args.seed, limit=limit, **options, **where)
-        normalization, augmentation = SMALL_IMAGES[args.dataset]
-        options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed} if training else {}
-        return DeviceLoader(images, args.batch_size, normalization, limit=limit, **options, **where)
+        if flags.is_large:
+            options = {"train": training, "size": image_size(flags, data), "workers": workers, "seed": runtime.seed}
+            return ImageFileLoader(images, flags.batch_size, IMAGENET, limit=limit, **options, **where)
+        normalization, augmentation = SMALL_IMAGES[flags.dataset]
+        options = {"augmentation": augmentation, "shuffle": True, "seed": runtime.seed} if training else {}
+        return DeviceLoader(images, flags.batch_size, normalization, limit=limit, **options, **where)
 
-    parts = {"train": batches(train, training=True, limit=args.limit_train_batches)}
+    parts = {"train": batches(train, training=True, limit=runtime.limit_train_batches)}
     if not data.is_test_withheld:
-        parts["test"] = batches(data.test, training=False, limit=args.limit_eval_batches)
+        parts["test"] = batches(data.test, training=False, limit=runtime.limit_eval_batches)
     if validation is not None:
-        parts["validation"] = batches(validation, training=False, limit=args.limit_eval_batches)
+        parts["validation"] = batches(validation, training=False, limit=runtime.limit_eval_batches)
     check_nonempty(parts)
     return parts
 

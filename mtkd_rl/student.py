@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.command_line import resolve_path, shortened
+from common.command_line import resolve_path, settings_from, shortened
 from common.data import Dataset
 from common.data.flags import visible
 from common.errors import UserError
@@ -35,6 +35,7 @@ from common.training.schedules import Schedule, step_decay
 from mtkd_rl.experiment import (
     GAMMA,
     PAPER,
+    DataFlags,
     build_network,
     destination,
     experiment_name,
@@ -124,11 +125,12 @@ def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
     """
     if args.resume in ("", LATEST):
         raise UserError("--evaluate needs --resume PATH: the checkpoint to evaluate")
-    data = given_data(args)
+    flags = settings_from(DataFlags, args)
+    data = load_given_data(flags, args.data)
     student = build_network(args.arch, data.num_classes, "--arch")
     load_weights(student, resolve_path(args.resume, PAPER), args.arch)
-    test = make_batches(args, data, args.workers, runtime)["test"]
-    size = image_size(args, data)
+    test = make_batches(flags, data, args.workers, runtime)["test"]
+    size = image_size(flags, data)
     require_takes(student, args.arch, size, size, data.num_classes)
     layout = layout_for(student, runtime)
     if runtime.is_main:
@@ -138,9 +140,9 @@ def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
         print(f"accuracy {figures['accuracy']:.4f}, top-5 {figures['top5']:.4f}, loss {figures['loss']:.4f}")
 
 
-def given_data(args: argparse.Namespace) -> Dataset:
-    """The dataset."""
-    return load_data(args, None if args.data == DATA else args.data)
+def load_given_data(flags: DataFlags, given: str | None) -> Dataset:
+    """The dataset, below `--data` where that is not as published."""
+    return load_data(flags, None if given == DATA else given)
 
 
 def specify(
@@ -153,12 +155,14 @@ def specify(
 ) -> RunSpec:
     """The run that the flags ask for."""
     end_if_checked(args)
-    data, names = visible(args, given_data(args)), args.teacher_name_list
+    flags = settings_from(DataFlags, args)
+    data = visible(load_given_data(flags, args.data), no_test=args.no_test, val_fraction=flags.val_fraction)
+    names = args.teacher_name_list
     student = build_network(args.arch, data.num_classes, "--arch")
     teachers = [find_teacher(name, args.dataset, args.checkpoint_dir) for name in names]
     networks = {teacher.name: load_teacher(teacher, data.num_classes) for teacher in teachers}
     options = Options(args.kd_T, args.feat_weight, args.feat_kd, args.feature_transforms == "chained")
-    method = build(student, networks, image_size(args, data), options)
+    method = build(student, networks, image_size(flags, data), options)
     milestones = in_proportion(args.milestones, args.epochs)
     settings = {
         "method": type(method).__name__,
@@ -168,7 +172,7 @@ def specify(
         "milestones": milestones,
         **{flag: getattr(args, flag) for flag in map(destination, own)},
     }
-    loaders = make_batches(args, data, args.workers, runtime)
+    loaders = make_batches(flags, data, args.workers, runtime)
     experiment = experiment_name(f"{args.arch} {kind}", args, {**own, **NAMED})
     method_name = "_".join(re.findall(r"[\w.-]*\w", experiment.partition(" ")[2].replace("--", "")))
     directory = run_directory(args, method_name, {**settings, **runtime.compared_settings()}, runtime)

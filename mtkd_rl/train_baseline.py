@@ -32,6 +32,7 @@ from common.command_line import (
     plain_name,
     positive_float,
     positive_int,
+    settings_from,
 )
 from common.data.flags import visible
 from common.errors import UserError
@@ -51,6 +52,7 @@ from mtkd_rl.experiment import (
     PAPER,
     PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
+    DataFlags,
     add_flags_without_effect,
     build_network,
     experiment_name,
@@ -178,15 +180,17 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     require_networks([args.model], "--model")
     end_if_checked(args)
-    data = visible(args, load_data(args, None if args.data_folder == DATA_FOLDER else args.data_folder))
+    flags = settings_from(DataFlags, args)
+    data = load_data(flags, None if args.data_folder == DATA_FOLDER else args.data_folder)
+    data = visible(data, no_test=args.no_test, val_fraction=flags.val_fraction)
     student = build_network(args.model, data.num_classes, "--model")
-    size = image_size(args, data)
+    size = image_size(flags, data)
     require_takes(student, args.model, size, size, data.num_classes)
     place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)
     directory = Path(args.checkpoint_dir, place)
     last, best = (directory / f"{args.model}_{which}.pth" for which in ("last", "best"))
     checkpoints = CheckpointFiles(last, best, weights_key="model", optimizer_key="optimizer", accuracy_key="best_acc")
-    flags = ("model", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum")
+    own = ("model", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum")
     return RunSpec(
         paper=PAPER,
         experiment=experiment_name(f"teacher {args.model}", args, NAMED),
@@ -196,11 +200,11 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
             parameters, lr=args.learning_rate, momentum=args.momentum, weight_decay=args.weight_decay
         ),
         schedule=step_decay(args.learning_rate, args.lr_decay_epochs, args.lr_decay_rate),
-        loaders=make_batches(args, data, args.num_workers, runtime),
+        loaders=make_batches(flags, data, args.num_workers, runtime),
         data=data,
         budget=make_budget(args),
         files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
-        settings={"method": Baseline.__name__, **run_config(args, data, flags)},
+        settings={"method": Baseline.__name__, **run_config(args, data, own)},
         after_save=write_best,
     )
 

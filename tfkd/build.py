@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from common.own_code import construct
 from common.training.method import Method, load_method
 from common.training.teachers import TeacherCheckpoint
 from tfkd.experiment import PAPER, build_network, network_options, resolve_num_classes
+from tfkd.flags import Flags
 from tfkd.losses import regularization_scale
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
@@ -28,7 +28,7 @@ def load_teacher(teacher: TeacherCheckpoint, params: Params, file: Path, num_cla
 
 
 def build_method(
-    args: argparse.Namespace, model_dir: Path, params: Params, keys: dict[str, Any], data: Dataset
+    flags: Flags, model_dir: Path, params: Params, keys: dict[str, Any], data: Dataset
 ) -> tuple[Method, list[TeacherCheckpoint]]:
     """The method that flags and params ask for, and its teacher; `keys` are those of `require_method`.
 
@@ -36,33 +36,33 @@ def build_method(
         UserError: a teacher that is missing, images that networks do not take.
     """
     file = model_dir / "params.json"
-    num_classes = resolve_num_classes(args.num_class, data)
+    num_classes = resolve_num_classes(flags.num_class, data)
     student = build_network(params.student, params, file, num_classes)
     height, width = data.train.pixels.shape[1:3]
     require_takes(student, params.student, height, width, num_classes)
-    if args.double_training:
+    if flags.double_training:
         find_teacher(params.student, model_dir).load_into(student)
     if not params.has_teacher:
-        if args.regularization:
+        if flags.regularization:
             method = Regularization(
-                student, keys["reg_alpha"], keys["reg_temperature"], keys["multiplier"], form=args.loss_form
+                student, keys["reg_alpha"], keys["reg_temperature"], keys["multiplier"], form=flags.loss_form
             )
             return method, []
-        if args.label_smoothing:
+        if flags.label_smoothing:
             scale = 1.0
-            if args.matched_scale:
-                scale = regularization_scale(keys["reg_alpha"], keys["multiplier"], num_classes, form=args.loss_form)
-            return LabelSmoothing(student, form=args.loss_form, scale=scale), []
-        return _own_method(args.method, student) if args.method else Baseline(student), []
-    found = find_teacher(params.teacher, model_dir, args.pt_teacher)
+            if flags.matched_scale:
+                scale = regularization_scale(keys["reg_alpha"], keys["multiplier"], num_classes, form=flags.loss_form)
+            return LabelSmoothing(student, form=flags.loss_form, scale=scale), []
+        return _own_method(flags.method, student) if flags.method else Baseline(student), []
+    found = find_teacher(params.teacher, model_dir, flags.pt_teacher)
     teacher = load_teacher(found, params, file, num_classes)
     require_takes(teacher, params.teacher, height, width, num_classes)
-    if args.method:
-        return _own_method(args.method, student, teacher), [found]
-    return Distillation(student, teacher, **keys, form=args.loss_form), [found]
+    if flags.method:
+        return _own_method(flags.method, student, teacher), [found]
+    return Distillation(student, teacher, **keys, form=flags.loss_form), [found]
 
 
-def require_method(args: argparse.Namespace, file: Path, params: Params) -> dict[str, Any]:
+def require_method(flags: Flags, file: Path, params: Params) -> dict[str, Any]:
     """The keys of `file` that the method needs, beside flags that go together and with them.
 
     Raises:
@@ -70,21 +70,21 @@ def require_method(args: argparse.Namespace, file: Path, params: Params) -> dict
     """
     for name in (params.student, *([params.teacher] if params.has_teacher else [])):
         network_options(name, params, file)
-    untaught = [flag for flag in ("double_training", "regularization", "label_smoothing") if getattr(args, flag)]
-    taught = [flag for flag in ("self_training", "pt_teacher") if getattr(args, flag)]
+    untaught = [flag for flag in ("double_training", "regularization", "label_smoothing") if flag in flags.given]
+    taught = [flag for flag in ("self_training", "pt_teacher") if flag in flags.given]
     if params.has_teacher and untaught:
         raise UserError(
             f"--{untaught[0]} takes no teacher, but {file} names {params.teacher}: give a base_experiments directory"
         )
     if not params.has_teacher and taught:
         raise UserError(f"--{taught[0]} needs a teacher, and {file} names none: give a kd_experiments directory")
-    if args.regularization:
+    if flags.regularization:
         return params.require(file, "--regularization", "reg_alpha", "reg_temperature", "multiplier")
-    if args.matched_scale:
+    if flags.matched_scale:
         return params.require(file, "--matched_scale", "reg_alpha", "multiplier")
     if not params.has_teacher:
         return {}
-    if args.self_training:
+    if flags.self_training:
         if params.teacher != params.student:
             raise UserError(f"--self_training: in {file} {params.student} is taught by {params.teacher}, not by itself")
         return params.require(file, "--self_training", "alpha", "temperature", "multiplier")

@@ -12,9 +12,9 @@ if __name__ == "__main__":
 
     stop_in_imports()
 
-from common.command_line import ArgumentParser, cli_main, inner_name, positive_int
+from common.command_line import ArgumentParser, cli_main, inner_name, positive_int, settings_from
 from common.data import DeviceLoader
-from common.data.flags import add_data_flags
+from common.data.flags import DataSource, add_data_flags
 from common.models.network import require_takes
 from common.training.checkpoints import load_weights
 from common.training.evaluation import evaluate
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     model_dir, params = open_experiment(args.model_dir)
-    data = load_data(args, params)
+    data = load_data(settings_from(DataSource, args), params, args.image_size)
     num_classes = resolve_num_classes(args.num_class, data)
     network = build_network(params.student, params, model_dir / "params.json", num_classes)
     checkpoint = model_dir / f"{args.restore_file}.pth.tar"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
         runtime.device,
         rank=runtime.rank,
         world_size=runtime.world_size,
-        limit=args.limit_eval_batches,
+        limit=runtime.limit_eval_batches,
     )
     if runtime.is_main:
         print(f"{params.student} from {checkpoint}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
 
 from common.command_line import REPOSITORY, nearest, resolve_path
 from common.data import Augmentation, Dataset, DeviceLoader, Normalization, load_dataset, normalizations
-from common.data.flags import check_nonempty, require_asked_for, split_validation
+from common.data.flags import DataSource, check_nonempty, require_asked_for, split_validation
 from common.errors import UserError
 from common.models import Network, create_model
 from common.models.registry import require_model
@@ -49,12 +48,12 @@ def open_experiment(path: str) -> tuple[Path, Params]:
     return model_dir, params
 
 
-def load_data(args: argparse.Namespace, params: Params) -> Dataset:
-    """The dataset of `params`, below `--data-dir`."""
-    root = resolve_path(args.data_dir, PAPER)
-    options = {"image_size": args.image_size, "skip_bad": args.skip_bad_images}
-    data = load_dataset(params.dataset, root, download=not args.no_download, **options)
-    return require_asked_for(data, args.data_dir, PAPER)
+def load_data(source: DataSource, params: Params, image_size: int | None) -> Dataset:
+    """The dataset of `params`; image folders are brought to `image_size` pixels."""
+    root = resolve_path(source.data_dir, PAPER)
+    options = {"image_size": image_size, "skip_bad": source.skip_bad_images}
+    data = load_dataset(params.dataset, root, download=not source.no_download, **options)
+    return require_asked_for(data, source.data_dir, PAPER)
 
 
 def transforms_for(dataset: str) -> tuple[Normalization, Augmentation]:
@@ -93,13 +92,13 @@ def build_network(name: str, params: Params, file: Path, num_classes: int) -> Ne
     return create_model(name, num_classes, family=PAPER, **network_options(name, params, file))
 
 
-def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtime: Runtime) -> dict[str, DeviceLoader]:
-    """Batches of the training, test and (with --val-fraction) validation split."""
+def make_batches(params: Params, data: Dataset, val_fraction: float, runtime: Runtime) -> dict[str, DeviceLoader]:
+    """Batches of the training, test and (where something is cut off for it) validation split."""
     normalization, augmentation = transforms_for(params.dataset)
     train = data.train if params.subset_percent == 1 else data.train.split(params.subset_percent)[1]
-    train, validation = split_validation(train, args.val_fraction)
+    train, validation = split_validation(train, val_fraction)
     where = {"device": runtime.device, "rank": runtime.rank, "world_size": runtime.world_size}
-    evaluation = {**where, "limit": args.limit_eval_batches}
+    evaluation = {**where, "limit": runtime.limit_eval_batches}
     batches = {
         "train": DeviceLoader(
             train,
@@ -107,8 +106,8 @@ def make_batches(args: argparse.Namespace, params: Params, data: Dataset, runtim
             normalization,
             augmentation=augmentation if params.augmentation == "yes" else None,
             shuffle=True,
-            seed=args.seed,
-            limit=args.limit_train_batches,
+            seed=runtime.seed,
+            limit=runtime.limit_train_batches,
             **where,
         ),
     }

@@ -21,8 +21,16 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from common.command_line import ArgumentParser, cli_main, inner_name, nonnegative_int, positive_int, resolve_path
-from common.data.flags import add_data_flags, visible
+from common.command_line import (
+    ArgumentParser,
+    cli_main,
+    inner_name,
+    nonnegative_int,
+    positive_int,
+    resolve_path,
+    settings_from,
+)
+from common.data.flags import DataSource, add_data_flags, visible
 from common.own_code import error_in, failures_told, provenance
 from common.training.checkpoints import load_weights
 from common.training.engine import Trainer
@@ -32,8 +40,8 @@ from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, 
 from common.training.schedules import step_decay
 from tfkd.build import build_method, load_teacher, require_method
 from tfkd.experiment import PAPER, load_data, make_batches, open_experiment, resolve_num_classes
+from tfkd.flags import METHOD_FLAGS, Flags
 from tfkd.outputs import (
-    METHOD_FLAGS,
     PUBLISHED_EPOCHS,
     experiment_name,
     published_batch_size,
@@ -105,33 +113,35 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
 def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     model_dir, params = open_experiment(args.model_dir)
-    keys = require_method(args, model_dir / "params.json", params)
+    flags = settings_from(Flags, args)
+    keys = require_method(flags, model_dir / "params.json", params)
     end_if_checked(args)
-    data = visible(args, load_data(args, params))
-    method, teachers = build_method(args, model_dir, params, keys, data)
-    epochs = args.epochs or params.num_epochs
-    milestones = MILESTONES if args.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
+    data = load_data(settings_from(DataSource, args), params, args.image_size)
+    data = visible(data, no_test=args.no_test, val_fraction=args.val_fraction)
+    method, teachers = build_method(flags, model_dir, params, keys, data)
+    epochs = flags.epochs or params.num_epochs
+    milestones = MILESTONES if flags.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
     base_lr = params.learning_rate * params.batch_size / RATE_BATCH_SIZE
-    files = run_files(args, params, model_dir, epochs)
-    told_apart, own_files = provenance(type(method) if args.method else None)
+    files = run_files(flags, params, model_dir, epochs)
+    told_apart, own_files = provenance(type(method) if flags.method else None)
 
     def restore(trainer: Trainer) -> None:
-        if args.restore_file:
+        if flags.restore_file:
             # of the model directory, also where the method writes to one in it, as published
-            checkpoint = load_weights(method.student, model_dir / f"{args.restore_file}.pth.tar", params.student)
+            checkpoint = load_weights(method.student, model_dir / f"{flags.restore_file}.pth.tar", params.student)
             trainer.state.restore_optimizer(checkpoint)
 
     return RunSpec(
         paper=PAPER,
-        experiment=experiment_name(args, model_dir),
+        experiment=experiment_name(flags, model_dir),
         student=params.student,
         method=method,
         make_optimizer=lambda parameters: make_optimizer(params, base_lr, parameters),
-        schedule=step_decay(base_lr, milestones, GAMMA, warmup_epochs=args.warm),
-        loaders=make_batches(args, params, data, runtime),
+        schedule=step_decay(base_lr, milestones, GAMMA, warmup_epochs=flags.warm),
+        loaders=make_batches(params, data, args.val_fraction, runtime),
         data=data,
         budget=Budget(
-            epochs, params.batch_size, PUBLISHED_EPOCHS, published_batch_size(model_dir), args.limit_train_batches
+            epochs, params.batch_size, PUBLISHED_EPOCHS, published_batch_size(model_dir), runtime.limit_train_batches
         ),
         files=files,
         settings={
@@ -148,7 +158,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         },
         teachers=teachers,
         load_teacher=lambda teacher: load_teacher(
-            teacher, params, model_dir / "params.json", resolve_num_classes(args.num_class, data)
+            teacher, params, model_dir / "params.json", resolve_num_classes(flags.num_class, data)
         ),
         details=own_files,
         initialize=restore,

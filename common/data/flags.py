@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -16,6 +17,21 @@ class _Default(str):
 
 
 DATA_DIR = _Default("data")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where a dataset is, and how it is read.
+
+    Attributes:
+        data_dir: directory of datasets, as it was given.
+        no_download: never fetch an absent one.
+        skip_bad_images: leave out image files that cannot be read.
+    """
+
+    data_dir: str
+    no_download: bool
+    skip_bad_images: bool
 
 
 def add_data_flags(parser: argparse.ArgumentParser, *, training: bool = True, folders: bool = True) -> None:
@@ -54,15 +70,20 @@ def add_no_test_flag(group: argparse._ActionsContainer) -> None:
     )
 
 
-def visible(args: argparse.Namespace, data: Dataset) -> Dataset:
+def visible(data: Dataset, *, no_test: bool, val_fraction: float) -> Dataset:
     """What of a dataset a training run may look at: all but the test split with `--no-test`.
+
+    Args:
+        data: all of it.
+        no_test: `--no-test`.
+        val_fraction: what is cut from the training set to evaluate on.
 
     Raises:
         UserError: nothing would be left to evaluate on.
     """
-    if not args.no_test:
+    if not no_test:
         return data
-    if data.validation is None and not getattr(args, "val_fraction", 1):
+    if data.validation is None and not val_fraction:
         raise UserError("--no-test leaves nothing to evaluate on: give --val-fraction too, such as 0.1")
     return data.without_test()
 

@@ -115,6 +115,7 @@ class Runtime:
         graphs: CUDA graphs, where the device has them.
         seed: of everything random.
         rank, world_size: this process among those of a distributed run (torchrun), else 0 and 1.
+        limit_train_batches, limit_eval_batches: at most so many batches per epoch, and in an evaluation.
         stop_after: epochs after which to stop and leave the rest to another start; None trains to the end.
         teacher_cache: whether teachers' logits are remembered: "auto", "on" or "off".
         teacher_cache_limit: bytes of the largest file of them; None leaves that to the free disk.
@@ -129,6 +130,8 @@ class Runtime:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
+    limit_train_batches: int | None = None
+    limit_eval_batches: int | None = None
     stop_after: int | None = None
     teacher_cache: str = "auto"
     teacher_cache_limit: int | None = None
@@ -213,6 +216,8 @@ def runtime_from(args: argparse.Namespace) -> Iterator[Runtime]:
                 seed=args.seed,
                 rank=rank,
                 world_size=world_size,
+                limit_train_batches=args.limit_train_batches,
+                limit_eval_batches=args.limit_eval_batches,
                 stop_after=args.stop_after,
                 teacher_cache=args.teacher_cache,
                 teacher_cache_limit=args.teacher_cache_limit,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from common.data import (
     load_dataset,
     normalizations,
 )
-from common.data.flags import check_nonempty, require_asked_for, split_validation
+from common.data.flags import DataSource, check_nonempty, require_asked_for, split_validation
 from common.data.image_files import ImageFileLoader, ImageFiles, load_image_files, load_imagenet
 from common.errors import UserError
 from common.models import Network, create_model, list_models
@@ -104,13 +103,13 @@ def build_network(name: str, dataset: str, num_classes: int, key: str) -> Networ
     return create_model(PREFIXES[dataset] + name, num_classes, family="mdistiller")
 
 
-def load_data(args: argparse.Namespace, dataset: str, image_size: int = INPUT_SIZES["cifar100"]) -> Dataset:
-    """A dataset of this framework, or an image folder of one's own, below `--data-dir` or where its path says.
+def load_data(source: DataSource, dataset: str, image_size: int = INPUT_SIZES["cifar100"]) -> Dataset:
+    """A dataset of this framework, or an image folder of one's own, below the source or where its path says.
 
     Raises:
         UserError: unknown name, absent or damaged files.
     """
-    root = resolve_path(args.data_dir, PAPER)
+    root = resolve_path(source.data_dir, PAPER)
     if dataset not in PREFIXES:
         place = next((p for p in (root / dataset, resolve_path(dataset, PAPER)) if (p / "train").is_dir()), None)
         if place is None:
@@ -118,19 +117,18 @@ def load_data(args: argparse.Namespace, dataset: str, image_size: int = INPUT_SI
                 f"unknown dataset '{dataset}': one of {', '.join(PREFIXES)}, or an image folder with train/<class>/ "
                 "and val/<class>/, by its path or its name below --data-dir"
             )
-        place, skip = Path(os.path.abspath(place)), args.skip_bad_images
+        place, skip = Path(os.path.abspath(place)), source.skip_bad_images
         if treated_as(dataset, image_size) == "imagenet":
             return load_image_files(place.name, place.parent, skip_bad=skip)
         return image_folder.load(place.name, place.parent, image_size, skip_bad=skip)
     if dataset == "imagenet":
-        data = load_imagenet(root, skip_bad=args.skip_bad_images)
+        data = load_imagenet(root, skip_bad=source.skip_bad_images)
     else:
-        data = load_dataset(dataset, root, download=not args.no_download, skip_bad=args.skip_bad_images)
-    return require_asked_for(data, args.data_dir, PAPER)
+        data = load_dataset(dataset, root, download=not source.no_download, skip_bad=source.skip_bad_images)
+    return require_asked_for(data, source.data_dir, PAPER)
 
 
 def evaluation_batches(
-    args: argparse.Namespace,
     dataset: str,
     images: ImageArrays | ImageFiles,
     runtime: Runtime,
@@ -141,47 +139,44 @@ def evaluation_batches(
     """Batches for evaluation.
 
     Args:
-        args: flags.
         dataset: `DATASET.TYPE`.
         images: the part to evaluate on.
         runtime: where.
         batch_size: images per batch.
         workers: processes that decode large images.
     """
-    where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": args.limit_eval_batches}
+    where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": runtime.limit_eval_batches}
     if isinstance(images, ImageFiles):
         return ImageFileLoader(images, batch_size, normalizations.IMAGENET, runtime.device, workers=workers, **where)
     normalization, _ = TRANSFORMS[dataset]
     return DeviceLoader(images, batch_size, normalization, runtime.device, **where)
 
 
-def training_batches(
-    args: argparse.Namespace, cfg: Node, images: ImageArrays | ImageFiles, runtime: Runtime
-) -> DeviceLoader | ImageFileLoader:
+def training_batches(cfg: Node, images: ImageArrays | ImageFiles, runtime: Runtime) -> DeviceLoader | ImageFileLoader:
     """Shuffled, augmented batches."""
     size, dataset = cfg.SOLVER.BATCH_SIZE, treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
-    where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": args.limit_train_batches}
+    where = {"rank": runtime.rank, "world_size": runtime.world_size, "limit": runtime.limit_train_batches}
     if isinstance(images, ImageFiles):
         if cfg.SOLVER.TRAINER in PAIRED:
             raise UserError(f"SOLVER.TRAINER {cfg.SOLVER.TRAINER} needs a dataset in memory, which ImageNet is not")
         workers = cfg.DATASET.NUM_WORKERS
-        options = {"train": True, "workers": workers, "seed": args.seed}
+        options = {"train": True, "workers": workers, "seed": runtime.seed}
         return ImageFileLoader(images, size, normalizations.IMAGENET, runtime.device, **options, **where)
     normalization, augmentation = TRANSFORMS[dataset]
     strong = RandAugment() if cfg.SOLVER.TRAINER in PAIRED else None
-    options = {"augmentation": augmentation, "shuffle": True, "seed": args.seed, "strong": strong}
+    options = {"augmentation": augmentation, "shuffle": True, "seed": runtime.seed, "strong": strong}
     return DeviceLoader(images, size, normalization, runtime.device, **options, **where)
 
 
-def make_batches(args: argparse.Namespace, cfg: Node, data: Dataset, runtime: Runtime) -> dict[str, Any]:
-    """Batches of the training, test and (with --val-fraction) validation split."""
-    train, validation = split_validation(data.train, args.val_fraction)
+def make_batches(cfg: Node, data: Dataset, val_fraction: float, runtime: Runtime) -> dict[str, Any]:
+    """Batches of the training, test and (where something is cut off for it) validation split."""
+    train, validation = split_validation(data.train, val_fraction)
     dataset = treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
     options = {"batch_size": cfg.DATASET.TEST.BATCH_SIZE, "workers": cfg.DATASET.NUM_WORKERS}
-    batches = {"train": training_batches(args, cfg, train, runtime)}
+    batches = {"train": training_batches(cfg, train, runtime)}
     if not data.is_test_withheld:
-        batches["test"] = evaluation_batches(args, dataset, data.test, runtime, **options)
+        batches["test"] = evaluation_batches(dataset, data.test, runtime, **options)
     if validation is not None:
-        batches["validation"] = evaluation_batches(args, dataset, validation, runtime, **options)
+        batches["validation"] = evaluation_batches(dataset, validation, runtime, **options)
     check_nonempty(batches)
     return batches

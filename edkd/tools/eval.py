@@ -15,8 +15,8 @@ if __name__ == "__main__":
 
     stop_in_imports()
 
-from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path
-from common.data.flags import add_data_flags
+from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path, settings_from
+from common.data.flags import DataSource, add_data_flags
 from common.errors import UserError
 from common.training.evaluation import evaluate
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
@@ -43,12 +43,12 @@ def parse_arguments() -> argparse.Namespace:
 def run(args: argparse.Namespace, runtime: Runtime) -> None:
     require_network(args.model, args.dataset, "-m")
     found = checkpoint_of(args)
-    data = load_data(args, args.dataset)
+    data = load_data(settings_from(DataSource, args), args.dataset)
     network = build_network(args.model, args.dataset, data.num_classes, "-m")
     found.load_into(network, "student.")
     network.to(runtime.device)
     batches = evaluation_batches(
-        args, args.dataset, data.test, runtime, batch_size=args.batch_size, workers=CFG.DATASET.NUM_WORKERS
+        args.dataset, data.test, runtime, batch_size=args.batch_size, workers=CFG.DATASET.NUM_WORKERS
     )
     if runtime.is_main:
         print(f"{args.model} from {found.path} ({found.origin})")

@@ -15,8 +15,8 @@ if __name__ == "__main__":
 
     stop_in_imports()
 
-from common.command_line import ArgumentParser, cli_main, positive_int
-from common.data.flags import add_data_flags, visible
+from common.command_line import ArgumentParser, cli_main, positive_int, settings_from
+from common.data.flags import DataSource, add_data_flags, visible
 from common.models import Network
 from common.own_code import failures_told, provenance
 from common.training.run_training import Budget, RunSpec, run_training
@@ -67,7 +67,8 @@ def specify(
     if args.check_settings:
         try_constructor(cfg, dataset, names)
     end_if_checked(args)
-    data = visible(args, load_data(args, cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE))
+    data = load_data(settings_from(DataSource, args), cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
+    data = visible(data, no_test=args.no_test, val_fraction=args.val_fraction)
     student = build_network(cfg.DISTILLER.STUDENT, dataset, data.num_classes, "DISTILLER.STUDENT")
     checkpoints = teacher_files(cfg, data)
 
@@ -77,7 +78,7 @@ def specify(
         return network
 
     teachers = [load_teacher(checkpoint) for checkpoint in checkpoints]
-    loaders = make_batches(args, cfg, data, runtime)
+    loaders = make_batches(cfg, data, args.val_fraction, runtime)
     method = make_method(cfg, student, teachers, loaders["train"].targets, runtime)
     outputs = Outputs(cfg, args.opts, output_directory(args, cfg))
     kind = type(method.distiller)
@@ -92,7 +93,7 @@ def specify(
         schedule=step_decay(cfg.SOLVER.LR, cfg.SOLVER.LR_DECAY_STAGES, cfg.SOLVER.LR_DECAY_RATE),
         loaders=loaders,
         data=data,
-        budget=Budget(cfg.SOLVER.EPOCHS, cfg.SOLVER.BATCH_SIZE, **published, batches=args.limit_train_batches),
+        budget=Budget(cfg.SOLVER.EPOCHS, cfg.SOLVER.BATCH_SIZE, **published, batches=runtime.limit_train_batches),
         files=outputs.files,
         settings={**run_config(args, cfg, defaults, data), **data.compared_settings(), **told_apart},
         teachers=checkpoints,

@@ -1,6 +1,5 @@
 """Datasets at 224 x 224: enlarging as Pillow does, the published split, layouts."""
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from common.data.image_files import ImageFileLoader
 from common.data.oxford_pets import load_oxford_pets
 from common.errors import UserError
 from common.training.runtime import Runtime
-from mlkd.data import NORMALIZATION, load_data, load_dogs, make_batches, split, train_and_validation
+from mlkd.data import NORMALIZATION, DataFlags, load_data, load_dogs, make_batches, split, train_and_validation
 from mlkd.upscaled import UpscaledLoader, draw_crops, jittered
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -159,10 +158,13 @@ def test_damaged_pets(spoil, message, tmp_path, pets):
         load_oxford_pets(tmp_path, download=False)
 
 
+def flags(dataset: str, root: Path) -> DataFlags:
+    return DataFlags(str(root), True, False, dataset=dataset, batch_size=8, image_size=64, workers=0)
+
+
 @pytest.mark.parametrize("name", ["oxford-iiit", "oxfird-iiit"])
 def test_both_spellings(name, pets):
-    args = argparse.Namespace(dataset=name, data_dir=str(pets), no_download=True, skip_bad_images=False)
-    assert load_data(args).name == "oxford-iiit"
+    assert load_data(flags(name, pets)).name == "oxford-iiit"
 
 
 def test_images_that_are_skipped_leave_each_part_and_class_some(tmp_path, pets):
@@ -239,13 +241,10 @@ def test_the_split_is_one_tenth_and_always_the_same():
 def test_the_batch_size_is_a_processs(dataset, pets, generated_data):
     """Two processes see twice as many images before an update, in half as many steps, and all that both can share."""
     root = generated_data if dataset == "cifar-10" else pets
-    args = argparse.Namespace(
-        dataset=dataset, data_dir=str(root), no_download=True, skip_bad_images=False, image_size=64, workers=0
-    )
-    vars(args).update(batch_size=8, seed=0, limit_train_batches=None, limit_eval_batches=None)
-    data = load_data(args)
-    one = make_batches(args, data, Runtime(torch.device("cpu")))
-    two = [make_batches(args, data, Runtime(torch.device("cpu"), rank=rank, world_size=2)) for rank in range(2)]
+    asked = flags(dataset, root)
+    data = load_data(asked)
+    one = make_batches(asked, data, Runtime(torch.device("cpu")))
+    two = [make_batches(asked, data, Runtime(torch.device("cpu"), rank=rank, world_size=2)) for rank in range(2)]
     for part, batches in one.items():
         shared = two[0][part].samples
         assert batches.samples - shared == (batches.samples % 16 if part == "train" and batches.samples % 16 < 4 else 0)

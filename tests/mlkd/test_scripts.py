@@ -1,6 +1,5 @@
 """The scripts on a synthetic dataset: files, figures, resuming, several processes, bad input."""
 
-import argparse
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ import torch
 from common.training.runtime import Runtime
 from mlkd.calibrate import MEANINGLESS, MemberLogits
 from mlkd.calibration import first_weights
-from mlkd.data import load_data, part_batches
+from mlkd.data import DataFlags, load_data, part_batches
 from mlkd.exits import accuracies
 from mlkd.student import EXITS, MultiResNetV2
 from tests.mlkd.checks import SMALL, small_student
@@ -103,18 +102,10 @@ def test_a_trial_never_sees_the_test_split(run_script, where, teachers, director
 
 def measured(pets, state: dict) -> dict[str, float]:
     """Accuracies of a student's exits on what the runs here test on: the first twelve test images."""
-    flags = {
-        "dataset": "oxford-iiit",
-        "data_dir": str(pets),
-        "no_download": True,
-        "skip_bad_images": False,
-        "image_size": 64,
-        "workers": 0,
-    }
-    args = argparse.Namespace(**flags, batch_size=12, limit_eval_batches=1, seed=0)
-    student, runtime = MultiResNetV2(37, **SMALL), Runtime(torch.device("cpu"))
+    flags = DataFlags(str(pets), True, False, dataset="oxford-iiit", batch_size=12, image_size=64, workers=0)
+    student, runtime = MultiResNetV2(37, **SMALL), Runtime(torch.device("cpu"), limit_eval_batches=1)
     student.load_state_dict(state)
-    return accuracies(student, part_batches(args, load_data(args).test, runtime), runtime)
+    return accuracies(student, part_batches(flags, load_data(flags).test, runtime), runtime)
 
 
 @pytest.mark.slow

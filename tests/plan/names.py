@@ -19,11 +19,12 @@ def name_of(run: PlannedRun, arguments: list[str], monkeypatch: pytest.MonkeyPat
 
 
 def _tfkd(run: PlannedRun) -> str:
-    import tfkd.main
-    from common.command_line import resolve_path
+    from common.command_line import resolve_path, settings_from
+    from tfkd.flags import Flags
+    from tfkd.main import experiment_name, parse_arguments
 
-    args = tfkd.main.parse_arguments()
-    return tfkd.main.experiment_name(args, resolve_path(args.model_dir, "tfkd"))
+    args = parse_arguments()
+    return experiment_name(settings_from(Flags, args), resolve_path(args.model_dir, "tfkd"))
 
 
 def _edkd(run: PlannedRun) -> str:
@@ -55,11 +56,12 @@ def _mtkd_rl(run: PlannedRun) -> str:
 
 def _mlkd(run: PlannedRun) -> str:
     if run.command[0] == "train_teacher.py":
-        from mlkd.data import dataset_name
+        from common.command_line import settings_from
+        from mlkd.data import DataFlags
         from mlkd.train_teacher import parse_arguments
 
         args = parse_arguments()
-        return f"{dataset_name(args)} teacher {args.model}"
+        return f"{settings_from(DataFlags, args).name} teacher {args.model}"
     from mlkd.train import experiment_name, parse_arguments
 
     return experiment_name(parse_arguments())

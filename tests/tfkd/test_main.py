@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.command_line import resolve_path
+from common.command_line import resolve_path, settings_from
 from common.data import Dataset, DeviceLoader, ImageArrays, load_dataset
 from common.errors import UserError
 from common.models import create_model
@@ -22,6 +22,7 @@ from tests.processes import CNN, EXPERIMENTS, REPOSITORY, SELF_TAUGHT_CNN, check
 from tfkd import evaluate, main
 from tfkd.build import build_method, require_method
 from tfkd.experiment import open_experiment, transforms_for
+from tfkd.flags import Flags
 from tfkd.losses import label_smoothing_loss, regularization_loss
 from tfkd.teachers import find_teacher
 
@@ -97,8 +98,9 @@ def build(directory: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch) ->
     images = ImageArrays(np.zeros((1, 32, 32, 3), np.uint8), np.zeros(1, np.int64))
     data = Dataset("cifar100", images, images, tuple(map(str, range(100))), "", "")
     with torch.device("meta"):  # networks without memory or initialization
-        keys = require_method(args, model_dir / "params.json", params)
-        method, _ = build_method(args, model_dir, params, keys, data)
+        asked = settings_from(Flags, args)
+        keys = require_method(asked, model_dir / "params.json", params)
+        method, _ = build_method(asked, model_dir, params, keys, data)
     return type(method).__name__, read[0] if read else None
 
 
