@@ -326,7 +326,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(text).split())[:LONGEST]}"
 
 
-def error_in(source: str, kind: type, error: Exception) -> OwnCodeError:
+def error_in(source: str, kind: type, error: BaseException) -> OwnCodeError:
     """What is said about an exception that somebody's class raised."""
     message = f"error in the code of {source}: {in_words(error)} ({place_of(error, kind)})"
     return OwnCodeError(message, "".join(traceback.format_exception(error)))
@@ -348,7 +348,7 @@ def construct(source: str, kind: type, *networks: Any) -> Any:
             return kind(*networks)
     except UserError:
         raise
-    except Exception as error:  # whatever somebody else's code may raise
+    except (Exception, SystemExit) as error:  # whatever somebody else's code may raise
         if is_out_of_memory(error):
             raise
         raise error_in(source, kind, error) from error
@@ -368,7 +368,7 @@ def _line_of(kind: type, file: Path) -> str:
 
 
 def _place(error: BaseException, own: Path, bases: Collection[Path | None] = (), otherwise: str = "") -> str:
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and os.path.isfile(error.filename or ""):
         return f"{shorter(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_theirs(Path(f.filename), own, bases)]
     if not frames:
@@ -378,7 +378,12 @@ def _place(error: BaseException, own: Path, bases: Collection[Path | None] = (),
 
 def _is_theirs(file: Path, own: Path, bases: Collection[Path | None]) -> bool:
     """Whether a file is somebody's: outside of repository and libraries, or beside that of their class."""
-    return is_foreign(file) or (file.resolve().parent == own.parent and file.resolve() not in bases)
+    beside = file.is_file() and file.resolve().parent == own.parent  # no file: `<string>`, what `exec` is given
+    return is_foreign(file) or (beside and file.resolve() not in bases)
+
+
+def _passes_foreign_code(error: BaseException) -> bool:
+    return any(is_foreign(Path(frame.filename)) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def is_foreign(file: Path) -> bool:
@@ -397,7 +402,9 @@ def shorter(file: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def failures_told(explain: Callable[[Exception], OwnCodeError | None], log: Path, *, is_main: bool) -> Iterator[None]:
+def failures_told(
+    explain: Callable[[BaseException], OwnCodeError | None], log: Path, *, is_main: bool
+) -> Iterator[None]:
     """Where somebody's code fails, one line says where, and the run's log has the traceback.
 
     Args:
@@ -416,10 +423,11 @@ def failures_told(explain: Callable[[Exception], OwnCodeError | None], log: Path
         if error.__cause__ is not None and is_out_of_memory(error.__cause__):
             raise error.__cause__ from None  # no fault of theirs
         raise UserError(f"{error}{_logged(error, log, is_main)}") from error
-    except (UserError, TrainingError, OSError):
+    except (UserError, TrainingError):
         raise
-    except Exception as error:  # in training
-        if is_out_of_memory(error):
+    except (Exception, SystemExit) as error:  # in training
+        theirs = not isinstance(error, OSError | SystemExit) or _passes_foreign_code(error)
+        if is_out_of_memory(error) or not theirs:  # a full disk, or an end as asked for
             raise
         if (explained := explain(error)) is None:
             raise

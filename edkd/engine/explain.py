@@ -27,14 +27,14 @@ def pair_of(cfg: Node) -> str:
     return f"{' + '.join(names) if isinstance(names, list) else names} -> {cfg.DISTILLER.STUDENT}"
 
 
-def explain_in_training(error: Exception, cfg: Node) -> OwnCodeError | None:
+def explain_in_training(error: BaseException, cfg: Node) -> OwnCodeError | None:
     """The same of what was raised in training; None for distillers of this repository, which have been tried."""
     name = cfg.DISTILLER.TYPE
     kind = distiller_class(name)
     return None if kind in OURS else explain(error, kind, name, pair_of(cfg))
 
 
-def explain(error: Exception, kind: type, name: str, pair: str) -> OwnCodeError:
+def explain(error: BaseException, kind: type, name: str, pair: str) -> OwnCodeError:
     """The error for people.
 
     Args:
@@ -60,7 +60,7 @@ def explain(error: Exception, kind: type, name: str, pair: str) -> OwnCodeError:
     return OwnCodeError(message, details)
 
 
-def _is_misfit(error: Exception) -> bool:
+def _is_misfit(error: BaseException) -> bool:
     """Whether networks and keys, rather than the code, are likely to be at fault."""
     if isinstance(error, NotImplementedError):
         return bool(str(error))

@@ -268,7 +268,7 @@ def _explained(cfg: Node) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = cfg.DISTILLER.TYPE
         raise explain(error, distiller_class(kind), kind, pair_of(cfg)) from error
 

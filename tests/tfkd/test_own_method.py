@@ -81,6 +81,8 @@ def test_versions_in_two_places_are_not_averaged(run, workspace):
         ("WEIGHT = 1.0", "WEIGHT = ", 16, "SyntaxError"),
         ("(self, student)", "(self, student, alpha)", 6, "missing 1 required positional argument: 'alpha'"),
         ("super().__init__()\n", "super().__init__()\n        1 / 0\n", 9, "ZeroDivisionError"),
+        ("super().__init__()\n", "super().__init__()\n        raise SystemExit\n", 9, "SystemExit"),
+        ("WEIGHT = 1.0", "exec('WEIGHT = (')", 16, "SyntaxError"),
     ],
 )
 def test_errors_before_the_run_name_file_and_line(old, new, line, message, run, workspace):
@@ -90,10 +92,14 @@ def test_errors_before_the_run_name_file_and_line(old, new, line, message, run, 
     assert not list(workspace.root.rglob("run.json"))
 
 
-def test_errors_in_training_name_file_and_line(run, workspace):
-    ended = run(METHOD.replace("WEIGHT * F", "nothing * F"))
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [("nothing", "NameError"), ("open('/nowhere/to/be/found')", "FileNotFoundError"), ("exit()", "SystemExit")],
+)
+def test_errors_in_training_name_file_and_line(weight, message, run, workspace):
+    ended = run(METHOD.replace("WEIGHT * F", f"{weight} * F"))
     assert ended.code == 1
-    assert re.fullmatch(r"error: [^\n]*NameError[^\n]*mine\.py:13, in forward\) \(traceback in [^\n]*\n", ended.stderr)
+    assert re.fullmatch(rf"error: [^\n]*{message}[^\n]*mine\.py:13, in forward\) \(traceback in [^\n]*\n", ended.stderr)
     assert "Traceback (most recent call last)" in next(workspace.root.rglob("train.log")).read_text()
     assert json.loads(next(workspace.root.rglob("run.json")).read_text())["status"] == "failed"
 
