@@ -1,13 +1,14 @@
 """The conformance figures of the published implementations, and the rules by which their inputs are made.
 
-`../shared/conformance` is read where it exists (it may hold more cases), else the copy in `tests/conformance`.
-The fill rules are those of the figures' own description (tests/conformance/README.md).
+They lie in `tests/conformance`; where the variable KD_SHARED names a directory, its `conformance/`, which may hold more
+cases, comes first. The fill rules are those of the figures' own description (tests/conformance/README.md).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import TypeVar
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 HERE = Path(__file__).resolve().parent
-SHARED = HERE.parent.parent / "shared"
 
 
 def conformance_dirs() -> list[Path]:
     """The places that hold figures, richest first."""
-    return [d for d in (SHARED / "conformance", HERE / "conformance") if d.is_dir()]
+    shared = os.environ.get("KD_SHARED")
+    return [*([Path(shared, "conformance")] if shared else []), HERE / "conformance"]
 
 
 def conformance(name: str) -> dict:

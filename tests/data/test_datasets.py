@@ -18,7 +18,7 @@ from PIL import Image
 from common.data import ImageArrays, cifar, load_dataset, tiny_imagenet
 from common.data.synthetic import write_generated
 from common.errors import UserError
-from tests.golden import SHARED
+from tests.material import shared_or_skip
 from tests.processes import REPOSITORY
 
 # --------------------------------------------------------------------------------------------------------- CIFAR
@@ -109,9 +109,7 @@ def tiny(request, tmp_path) -> Path:
     if request.param == "generated":
         sizes = {"train_per_class": 3, "test_per_class": 2, "classes": 4}
         return write_generated(tmp_path, "tiny-imagenet-200", **sizes)
-    mini = SHARED / "data/tiny-imagenet-200-mini"
-    if not mini.is_dir():
-        pytest.skip(f"the real subset is not there ({mini})")
+    mini = shared_or_skip("data/tiny-imagenet-200-mini")
     copy = shutil.copytree(mini, tmp_path / "tiny-imagenet-200", copy_function=shutil.copyfile)
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o755)

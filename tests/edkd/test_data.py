@@ -9,7 +9,7 @@ from common.data import Normalization
 from common.data.image_files import ImageFileLoader, load_imagenet
 from common.data.synthetic import write_generated
 from common.errors import UserError
-from tests.golden import SHARED
+from tests.material import shared_or_skip
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -107,9 +107,7 @@ def test_imagenet_from_the_command_line(run_script, root, tmp_path):
 @pytest.mark.parametrize("real", [False, True], ids=["generated", "real subset"])
 def test_tiny_imagenet_from_the_command_line(real, run_script, root, tmp_path):
     if real:
-        mini = SHARED / "data/tiny-imagenet-200-mini"
-        if not mini.is_dir():
-            pytest.skip(f"{mini} is not here")
+        mini = shared_or_skip("data/tiny-imagenet-200-mini")
         root = tmp_path / "data"
         root.mkdir()
         (root / "tiny-imagenet-200").symlink_to(mini)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from common.models import Features, Network, create_model, list_models
 from common.models.cifar_wrn import WideResNet
-from tests.golden import SHARED, conformance, conformance_names, golden_fill
+from tests.golden import conformance, conformance_names, golden_fill
+from tests.material import shared_or_skip
 from tests.models.conformance_checks import check_layout, check_outputs, count_macs, has_outputs
 
 FIGURES = {name: conformance(name) for name in conformance_names("models/mdistiller__*.json")}
@@ -155,10 +156,7 @@ CHECKPOINTS = {
 @pytest.mark.parametrize(("path", "name"), CHECKPOINTS.items())
 def test_trained_checkpoints_load(path: str, name: str) -> None:
     """Weights that other people trained with the published code load by name, all of them."""
-    file = SHARED / "checkpoints" / path
-    if not file.is_file():
-        pytest.skip(f"no trained checkpoint at {file}")
-    content = torch.load(file, map_location="cpu", weights_only=True)
+    content = torch.load(shared_or_skip(f"checkpoints/{path}"), map_location="cpu", weights_only=True)
     model = create_model(name, family="mdistiller")
     model.load_state_dict(content.get("model", content), strict=True)
     assert model.eval()(torch.zeros(1, 3, 32, 32)).isfinite().all()

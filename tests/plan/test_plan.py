@@ -12,7 +12,8 @@ from common.plan.budgets import load_budget
 from common.plan.plan import PlannedRun, load_plan, select, with_released
 from common.plan.seeds import seeds_of
 from common.results.reported import EXPERIMENTS, load_tables
-from tests.golden import SHARED, conformance
+from tests.golden import conformance
+from tests.material import shared_or_skip
 from tests.plan.names import name_of
 from tfkd.params import read_params
 
@@ -29,9 +30,7 @@ def ids(run: PlannedRun) -> str:
 
 
 def test_reported_figures_are_the_shared_ones():
-    shared = SHARED / "reported.json"
-    if not shared.is_file():
-        pytest.skip(f"{shared} is not here")
+    shared = shared_or_skip("reported.json")
     ours = json.loads((EXPERIMENTS / "reported.json").read_text())
     for table in ours["tables"]:  # what we say about the figures is not among them
         for key in ("protocol", "protocol_source", "row_protocols", "runs", "compares"):
