@@ -368,7 +368,7 @@ def _line_of(kind: type, file: Path) -> str:
 
 
 def _place(error: BaseException, own: Path, bases: Collection[Path | None] = (), otherwise: str = "") -> str:
-    if isinstance(error, SyntaxError) and os.path.isfile(error.filename or ""):
+    if isinstance(error, SyntaxError) and error.filename and os.path.isfile(error.filename):
         return f"{shorter(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_theirs(Path(f.filename), own, bases)]
     if not frames:
