@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -128,10 +129,11 @@ def _mtkd_rl_value(case: dict, x: dict[str, Tensor]) -> Tensor:
     from mtkd_rl.losses import feature_kl, feature_mse, logit_losses
 
     if case["loss"].startswith("distill_kl"):
-        per_sample = logit_losses(x["student_logits"], x["teacher_logits"][:, :, None], case["hyper"].get("T", 4))
+        per_sample = logit_losses(x["student_logits"], x["teacher_logits"][:, :, None], case["hyper"]["T"])
         return per_sample.mean()
     loss = feature_mse if case["loss"] == "feature_mse_per_sample" else feature_kl
-    return loss(x["student_feature"], x["teacher_feature"], case["hyper"].get("temperature", 4)).mean()
+    temperature = case["hyper"].get("temperature", math.nan)  # a squared error has none
+    return loss(x["student_feature"], x["teacher_feature"], temperature).mean()
 
 
 def _feature_value(case: dict, x: dict[str, Any]) -> Tensor:
@@ -146,9 +148,8 @@ def _feature_value(case: dict, x: dict[str, Any]) -> Tensor:
         x[key] if isinstance(x[key], list) else [x[key]] for key in ("student_features", "teacher_features")
     )
     if case["loss"] in ("pkt", "rkd"):
-        options = case["hyper"] if case["loss"] == "rkd" else {}
-        return {"pkt": pkt_loss, "rkd": rkd_loss}[case["loss"]](student[0], teacher[0], **options)
-    options = {"p": case["hyper"]["p"]} if case["loss"] == "at" else {}
+        return {"pkt": pkt_loss, "rkd": rkd_loss}[case["loss"]](student[0], teacher[0], **case["hyper"])
+    options = {key: value for key, value in case["hyper"].items() if key != "levels"}  # a constant of `hcl_loss`
     return {"at": at_loss, "sp": sp_loss, "nst": nst_loss, "hcl": hcl_loss}[case["loss"]](student, teacher, **options)
 
 
@@ -377,7 +378,8 @@ def _tfkd_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, l
     lr = hyper["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
     schedule = step_decay(lr, MILESTONES, GAMMA, warmup_epochs=case["warm"])
     steps = {epoch: list(range(epoch * n, (epoch + 1) * n)) for epoch in range(case["epochs"])}
-    return method, lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=5e-4), schedule, steps
+    options = {key: value for key, value in case["optimizer"].items() if key != "type"}
+    return method, lambda p: torch.optim.SGD(p, lr=lr, **options), schedule, steps
 
 
 def _tfkd_network(name: str, classes: int) -> nn.Module:
@@ -392,11 +394,16 @@ def _edkd_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, l
     from edkd.engine.method import make_method
     from edkd.engine.solver import make_optimizer
 
-    cfg = _figures_configuration(case["distiller"], case["hyper"], TRAINER=case["trainer"], **case["solver"])
+    solver = {**case["solver"], "TRAINER": case["trainer"]}
+    if case["trainer"] == "dot":
+        solver["DOT"] = {"DELTA": case["optimizer"]["momentum_kd"] - case["solver"]["MOMENTUM"]}
+    cfg = _figures_configuration(case["distiller"], case["hyper"], **solver)
     student, teacher = (golden_fill(create_model(case[role], case["classes"])) for role in ("student", "teacher"))
     torch.set_default_dtype(torch.float64)
     try:
-        method = make_method(cfg, student, teacher, torch.zeros(8, dtype=torch.long), Runtime(torch.device("cpu")))
+        method = make_method(
+            cfg, student, teacher, torch.zeros(case["batch"], dtype=torch.long), Runtime(torch.device("cpu"))
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     _fill_named(method.distiller, case.get("auxiliary_state", {}))
@@ -419,7 +426,7 @@ def _mtkd_rl_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int
         for name in (case["student"], *case["teachers"])
     )
     options = Options(hyper["kd_T"], hyper["feat_weight"], hyper["feat_kd"])
-    arguments = student, dict(zip(case["teachers"], teachers, strict=True)), 32, options
+    arguments = student, dict(zip(case["teachers"], teachers, strict=True)), case["data"]["x"]["shape"][-1], options
     if "agent_step" not in hyper:
         method: Method = Averaging(*arguments)
     else:
@@ -467,8 +474,12 @@ def check_multi_level_trajectories(dtype: torch.dtype, place: Place) -> Finding:
     from mlkd.student import MultiResNetV2
 
     class FixedMixing(MixupCutmix):
+        def __init__(self, case: dict) -> None:
+            super().__init__(case["classes"], 1.0, 1.0)
+            self.share = case["mixing"]["lam"]
+
         def draw(self, height: int, width: int) -> Mix:
-            return Mix(0.3, 0.3)
+            return Mix(self.share, self.share)
 
     class Table(nn.Module):
         """A teacher that answers the case's logits, one step's after the other's."""
@@ -484,14 +495,15 @@ def check_multi_level_trajectories(dtype: torch.dtype, place: Place) -> Finding:
     worst = Worst(STEP_TOLERANCE[dtype])
     cases = conformance("trajectories/mlkd.json")["cases"]
     for case in cases[:1] if place.miniature else cases:
-        mixing = FixedMixing(case["classes"], 1.0, 1.0) if case["mixing"] else MixupCutmix(case["classes"], 0.0, 0.0)
-        student = golden_fill(MultiResNetV2(37))
+        mixing = FixedMixing(case) if case["mixing"] else MixupCutmix(case["classes"], 0.0, 0.0)
+        student = golden_fill(MultiResNetV2(case["classes"]))
         method = MultiLevel(student, Table(case), mixing, **case["hyper"]).to(dtype)
         batches = CaseBatches(case, {0: list(range(len(case["steps"])))}, place.device, dtype)
-        watched, optimizer = Watched(batches, dtype), case["optimizer"]
+        watched = Watched(batches, dtype)
+        optimizer = {key: value for key, value in case["optimizer"].items() if key != "type"}
         trainer = make_trainer(
             method,
-            lambda p, decay=optimizer["weight_decay"]: torch.optim.AdamW(p, weight_decay=decay),
+            lambda p, options=optimizer: torch.optim.AdamW(p, **options),
             step_decay(optimizer["lr"], (), 1.0),
             watched,
             FAST.runtime(place.device),

@@ -45,6 +45,14 @@ def contrast_indices(inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(index), torch.from_numpy(contrast_index)
 
 
+def trajectory_configuration(case: dict) -> Node:
+    """The configuration of a case of `trajectories/edkd.json`, which has DOT's momenta instead of their difference."""
+    solver = {**case["solver"], "TRAINER": case["trainer"]}
+    if case["trainer"] == "dot":
+        solver["DOT"] = {"DELTA": case["optimizer"]["momentum_kd"] - case["solver"]["MOMENTUM"]}
+    return configuration(case["distiller"], case["hyper"], **solver)
+
+
 def configuration(distiller: str, hyper: dict | None = None, **solver: object) -> Node:
     """A configuration with a case's hyperparameters.
 

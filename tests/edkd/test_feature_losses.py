@@ -43,26 +43,27 @@ def check(value: torch.Tensor, student: list[torch.Tensor], case: dict, rel: flo
 
 
 @pytest.mark.parametrize("case", cases("at", "sp", "nst", "hcl"))
-def test_losses_over_stages(case):
+def test_losses_over_stages(case, monkeypatch):
     student, teacher = pair(case)
     loss = {"at": at_loss, "sp": sp_loss, "nst": nst_loss, "hcl": hcl_loss}[case["loss"]]
-    options = {"p": case["hyper"]["p"]} if case["loss"] == "at" else {}
+    options = dict(case["hyper"])
+    if "levels" in options:
+        monkeypatch.setattr(sys.modules[hcl_loss.__module__], "PYRAMID", options.pop("levels"))
     check(loss(student, teacher, **options), student, case)
 
 
 @pytest.mark.parametrize("case", cases("pkt", "rkd"))
 def test_losses_of_embeddings(case):
     student, teacher = pair(case)
-    if case["loss"] == "pkt":
-        check(pkt_loss(student[0], teacher[0]), student, case)
-    else:
-        check(rkd_loss(student[0], teacher[0], **case["hyper"]), student, case)
+    loss = {"pkt": pkt_loss, "rkd": rkd_loss}[case["loss"]]
+    check(loss(student[0], teacher[0], **case["hyper"]), student, case)
 
 
 @pytest.mark.parametrize("case", cases("fitnet_hint"))
 def test_fitnet(case):
     student, teacher = pair(case)
     regressor = fill_named(ConvReg(student[0].shape, teacher[0].shape), case["module_state"])
+    regressor.train(case["hyper"]["module_mode"] == "train")
     regressed = regressor(student[0])
     assert summary(regressed)["sum"] == pytest.approx(case["regressed"]["sum"], rel=1e-9)
     check(hint_loss(regressed, teacher[0]), student, case)
@@ -139,8 +140,9 @@ def test_kdsvd_decomposes_gram_matrices_to_the_same_vectors(shape):
 
 
 @pytest.mark.parametrize("case", cases("crd"))
-def test_crd(case):
+def test_crd(case, monkeypatch):
     hyper = case["hyper"]
+    monkeypatch.setattr(sys.modules[nce_loss.__module__], "EPSILON", hyper["eps"])
     dims = [case["module_state"][f"embed_{side}.linear.weight"][1] for side in "st"]
     contrast = ContrastMemory(
         hyper["feature_dim"], hyper["num_data"], hyper["K"], hyper["temperature"], hyper["momentum"]

@@ -1,6 +1,7 @@
 """KD, DKD and EDKD against the published implementation's figures: values, parts and gradients in double precision."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.edkd.checks import assert_gradient
 from tests.golden import conformance, draw
 
 FILE = conformance("losses/edkd.json")
+WARMUP = int(re.search(r"epoch / (\d+)", FILE["warmup_rule"])[1])
 CASES = FILE["cases"]
 EDKD_CASES = [case for case in CASES if case["loss"] == "edkd"]
 
@@ -38,7 +40,7 @@ def test_value_and_gradient(case):
     value = compute(case, student, teacher, target)
     assert value.item() == pytest.approx(case["value"], rel=1e-9)
     for entry in case.get("with_warmup", []):
-        factor = warmup_factor(entry["epoch"], 20)
+        factor = warmup_factor(entry["epoch"], WARMUP)
         assert factor == pytest.approx(entry["factor"])
         assert factor * value.item() == pytest.approx(entry["value"], rel=1e-9)
     assert_gradient(value, [student], case)
@@ -81,7 +83,7 @@ class TestEdkdParts:
 
 def test_warmup_factors():
     for epoch, factor in FILE["warmup_factors"]:
-        assert warmup_factor(epoch, 20) == pytest.approx(factor)
+        assert warmup_factor(epoch, WARMUP) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

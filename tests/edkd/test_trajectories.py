@@ -9,7 +9,7 @@ from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from edkd.engine.method import make_method
 from edkd.engine.solver import make_optimizer
-from tests.edkd.checks import configuration, fill_named
+from tests.edkd.checks import fill_named, trajectory_configuration
 from tests.golden import conformance, draw, golden_fill
 from tests.trajectories import WAYS, watched_steps
 
@@ -49,9 +49,11 @@ def in_double_precision():
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):
-    cfg = configuration(case["distiller"], case["hyper"], TRAINER=case["trainer"], **case["solver"])
+    cfg = trajectory_configuration(case)
     student, teacher = golden_networks(case)
-    method = make_method(cfg, student, teacher, torch.zeros(8, dtype=torch.long), Runtime(torch.device("cpu")))
+    method = make_method(
+        cfg, student, teacher, torch.zeros(case["batch"], dtype=torch.long), Runtime(torch.device("cpu"))
+    )
     fill_named(method.distiller, case.get("auxiliary_state", {}))
     batches = FixedBatches(case)
     seen = watched_steps(

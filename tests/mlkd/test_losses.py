@@ -3,29 +3,30 @@
 import pytest
 import torch
 
+from mlkd import mixup_cutmix
 from mlkd.losses import kd_loss, mlkd_loss
-from mlkd.mixup_cutmix import smooth_one_hot
 from tests.golden import conformance, draw
 
 CASES = conformance("losses/mlkd.json")["cases"]
 HEADS = ("student_logits", "middle_logits_1", "middle_logits_2", "middle_logits_3")
 
 
-def draw_target(spec: dict, classes: int) -> torch.Tensor:
+def draw_target(spec: dict, classes: int, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     if "mixed" not in spec:
         return draw(spec)
     mixed = spec["mixed"]
-    assert (mixed["b"], mixed["smoothing"]) == ("flip", 0.1)
-    rows = smooth_one_hot(draw(mixed["a"]), classes, torch.float64)
+    assert mixed["b"] == "flip"
+    monkeypatch.setattr(mixup_cutmix, "SMOOTHING", mixed["smoothing"])
+    rows = mixup_cutmix.smooth_one_hot(draw(mixed["a"]), classes, torch.float64)
     return mixed["lam"] * rows + (1 - mixed["lam"]) * rows.flip(0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_value_and_gradient(case):
+def test_value_and_gradient(case, monkeypatch):
     inputs = case["inputs"]
     heads = {name: draw(inputs[name]).requires_grad_(True) for name in HEADS if name in inputs}
     teacher_logits = draw(inputs["teacher_logits"])
-    target = draw_target(inputs["target"], teacher_logits.shape[1])
+    target = draw_target(inputs["target"], teacher_logits.shape[1], monkeypatch)
     if case["loss"] == "teach_loss":
         value = kd_loss(heads["student_logits"], teacher_logits, target, **case["hyper"])
     else:

@@ -13,6 +13,7 @@ from common.training.engine import Loaders, Trainer
 from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from common.training.training_step import Optimization
+from mlkd import mixup_cutmix
 from mlkd.methods import MultiLevel
 from mlkd.mixup_cutmix import Mix, MixupCutmix
 from mlkd.student import MultiResNetV2
@@ -36,10 +37,14 @@ class Table(nn.Module):
 
 
 class FixedMixing(MixupCutmix):
-    """Mixup by the case's share."""
+    """Mixup by a case's share."""
+
+    def __init__(self, case: dict) -> None:
+        super().__init__(case["classes"], 1.0, 1.0)
+        self.share = case["mixing"]["lam"]
 
     def draw(self, height: int, width: int) -> Mix:
-        return Mix(0.3, 0.3)
+        return Mix(self.share, self.share)
 
 
 class FixedBatches:
@@ -67,7 +72,8 @@ def in_double_precision():
 @pytest.fixture(scope="module")
 def filled() -> MultiResNetV2:
     """The student with the figures' weights."""
-    return golden_fill(MultiResNetV2(37))
+    (classes,) = {case["classes"] for case in CASES}
+    return golden_fill(MultiResNetV2(classes))
 
 
 @pytest.mark.slow
@@ -77,12 +83,12 @@ def test_trajectory(case, filled, monkeypatch, tmp_path):
     student = copy.deepcopy(filled)
     mixing = MixupCutmix(case["classes"], 0.0, 0.0)
     if case["mixing"]:
-        assert (case["mixing"]["lam"], case["mixing"]["smoothing"]) == (0.3, 0.1)
-        mixing = FixedMixing(case["classes"], 1.0, 1.0)
-    optimizer = case["optimizer"]
+        monkeypatch.setattr(mixup_cutmix, "SMOOTHING", case["mixing"]["smoothing"])
+        mixing = FixedMixing(case)
+    optimizer = {key: value for key, value in case["optimizer"].items() if key != "type"}
     batches = FixedBatches(case)
     optimization = Optimization(
-        lambda parameters: torch.optim.AdamW(parameters, weight_decay=optimizer["weight_decay"]),
+        lambda parameters: torch.optim.AdamW(parameters, **optimizer),
         step_decay(optimizer["lr"], (), 1.0),
         epochs=1,
         accumulation_steps=max(1, 128 // case["loader_batch_size"]),

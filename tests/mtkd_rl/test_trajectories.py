@@ -44,7 +44,7 @@ def build(case: dict, **options) -> MultiTeacher:
         for name in (case["student"], *case["teachers"])
     )
     chosen = Options(hyper["kd_T"], hyper["feat_weight"], hyper["feat_kd"])
-    arguments = student, dict(zip(case["teachers"], teachers, strict=True)), 32, chosen
+    arguments = student, dict(zip(case["teachers"], teachers, strict=True)), case["data"]["x"]["shape"][-1], chosen
     if "agent_step" not in hyper:
         method = Averaging(*arguments)
     else:

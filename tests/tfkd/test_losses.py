@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.golden import conformance, draw
+from tfkd import losses
 from tfkd.losses import designed_teacher, kd_loss, label_smoothing_loss, regularization_loss, regularization_scale
 
 CASES = conformance("losses/tfkd.json")["cases"]
 
 
-def compute(case: dict, student_logits: torch.Tensor) -> dict[str, torch.Tensor]:
+def compute(case: dict, student_logits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     hyper, inputs = case["hyper"], case["inputs"]
     targets = draw(inputs["target"])
     if case["loss"] in ("tfkd_kd", "tfkd_self"):
@@ -19,6 +20,7 @@ def compute(case: dict, student_logits: torch.Tensor) -> dict[str, torch.Tensor]
         renamed = {key.removeprefix("reg_"): value for key, value in hyper.items()}
         return regularization_loss(student_logits, targets, **renamed)
     assert case["loss"] == "label_smoothing"
+    monkeypatch.setattr(losses, "SMOOTHING", hyper["alpha"])
     return label_smoothing_loss(student_logits, targets)
 
 
@@ -27,9 +29,9 @@ def soft_weight(case: dict) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_value_parts_and_gradient(case):
+def test_value_parts_and_gradient(case, monkeypatch):
     student_logits = draw(case["inputs"]["student_logits"]).requires_grad_()
-    parts = compute(case, student_logits)
+    parts = compute(case, student_logits, monkeypatch)
     total = sum(parts.values())
     assert total.item() == pytest.approx(case["value"], rel=1e-9)
     if "components" in case:

@@ -56,7 +56,9 @@ def build(case: dict):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):
     base_lr = case["hyper"]["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
-    params = Params(case["student"], 1.0, "yes", "none", case["hyper"]["learning_rate"], case["batch"], 2, "cifar100")
+    params = Params(
+        case["student"], 1.0, "yes", "none", case["hyper"]["learning_rate"], case["batch"], case["epochs"], "cifar100"
+    )
     method = build(case)
     seen = watched_steps(
         method,
