@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +30,7 @@ class ExitFigures:
 
     Attributes:
         exit: its name.
-        multiply_adds: for one image, when nothing is computed that the exit does not need.
+        multiply_adds: MACs for one image, when nothing is computed that the exit does not need.
         best, last: test accuracy in percent of the chosen epoch's network and of the last one's.
     """
 
@@ -64,8 +61,8 @@ def accuracies(student: MultiResNetV2, batches: Any, runtime: Runtime) -> Accura
     return {name: 100 * hits / count for name, hits in zip(EXITS, correct, strict=True)}
 
 
-def multiply_adds(student: MultiResNetV2, size: int, *, earlier_heads: bool = False) -> dict[str, int]:
-    """Multiply-accumulates of convolutions and linear layers that each exit costs for one image of `size` pixels.
+def count_macs(student: MultiResNetV2, size: int, *, earlier_heads: bool = False) -> dict[str, int]:
+    """MACs of convolutions and linear layers that each exit costs for one image of `size` pixels, by PyTorch's counter.
 
     Nothing is computed: shapes alone go through the network.
 
@@ -74,30 +71,26 @@ def multiply_adds(student: MultiResNetV2, size: int, *, earlier_heads: bool = Fa
         size: of the images.
         earlier_heads: also what the exits before cost, whose logits a policy has looked at by then.
     """
-    counts: dict[str, int] = defaultdict(int)  # by the first part of a module's name
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
 
-    def count(part: str, module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts[part] += output.numel() * math.prod(module.weight.shape[1:])  # one output entry reads one filter
-
-    hooks = [
-        module.register_forward_hook(partial(count, name.partition(".")[0]))
-        for name, module in student.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
     state = {f"student.{key}": value.to("meta") for key, value in student.state_dict().items()}
     dtype, training = next(student.parameters()).dtype, student.training
     student.eval()
     try:
         image = torch.empty(1, 3, size, size, device="meta", dtype=dtype)
-        torch.func.functional_call(_AllExits(student), state, image)
+        with FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(_AllExits(student), state, image)
     finally:
         student.train(training)
-        for hook in hooks:
-            hook.remove()
-    heads = [counts[f"bottleneck{i}_1"] + counts[f"middle_fc{i}"] for i in range(len(EXITS) - 1)] + [counts["head"]]
-    costs, trunk = {}, counts["stem"]
+    counts = counter.get_flop_counts()
+
+    def macs(part: str) -> int:
+        return sum(counts[f"{_AllExits.__name__}.student.{part}"].values()) // 2  # a multiplication and an addition
+
+    heads = [macs(f"bottleneck{i}_1") + macs(f"middle_fc{i}") for i in range(len(EXITS) - 1)] + [macs("head")]
+    costs, trunk = {}, macs("stem")
     for i, name in enumerate(EXITS):
-        trunk += counts[f"stages{i}"]
+        trunk += macs(f"stages{i}")
         costs[name] = trunk + (sum(heads[: i + 1]) if earlier_heads else heads[i])
     return costs
 
@@ -120,7 +113,7 @@ class PolicyPoint:
     Attributes:
         threshold: of the confidence; above 1 every image goes to the end.
         accuracy: on the test set, in percent.
-        multiply_adds: for one image, on average, with all heads that it has passed.
+        multiply_adds: MACs for one image, on average, with all heads that it has passed.
         shares: exit -> images that leave there, in percent.
     """
 
@@ -136,7 +129,7 @@ def early_exit_policy(logits: Mapping[str, Tensor], targets: Tensor, costs: Mapp
     Args:
         logits: of every exit, [N, K].
         targets: [N].
-        costs: multiply-adds of each exit with all heads before it.
+        costs: MACs of each exit with all heads before it.
     """
     confidences = torch.stack([logits[name].double().softmax(1).amax(1) for name in EXITS])
     hits = torch.stack([logits[name].argmax(1) == targets for name in EXITS]).double()
@@ -168,7 +161,7 @@ def table(figures: Sequence[ExitFigures]) -> list[str]:
 def picture(figures: Sequence[ExitFigures], title: str, policy: Sequence[PolicyPoint] = ()) -> Figure:
     """Accuracy of the chosen network over MACs, of its exits and of a policy among them."""
     figure = new_figure(6.4, 4.0)
-    axes = figure.add_subplot(title=title, xlabel="MACs an image, G", ylabel="test accuracy, %")
+    axes = figure.add_subplot(title=title, xlabel="MACs per image, G", ylabel="test accuracy, %")
     if policy:
         costs = [point.multiply_adds / 1e9 for point in policy]
         axes.plot(costs, [point.accuracy for point in policy], color="#cc6644", label=POLICY)

@@ -41,8 +41,8 @@ from mlkd.exits import (
     ExitFigures,
     PolicyPoint,
     accuracies,
+    count_macs,
     early_exit_policy,
-    multiply_adds,
     picture,
     table,
 )
@@ -139,7 +139,7 @@ def report_exits(
     network: MultiResNetV2, image_size: int, title: str, best: Accuracies, last: Accuracies, run: RunDirectory
 ) -> dict[str, Any]:
     """What early exit buys: a line an exit for the log, a table, a picture, and the table for the run's record."""
-    costs = multiply_adds(network, image_size)
+    costs = count_macs(network, image_size)
     figures = [ExitFigures(name, costs[name], best[name], last[name]) for name in EXITS]
     policy = [PolicyPoint(**point) for point in (run.record.analysis or {})["early_exit"]]
     rows = [dataclasses.asdict(f) for f in figures]
@@ -152,7 +152,7 @@ def report_exits(
 
 def analyze_policy(student: MultiResNetV2, image_size: int, outputs: TestOutputs) -> dict[str, Any]:
     """The early-exit policy of the chosen network, for the analysis in the run's record."""
-    costs = multiply_adds(student, image_size, earlier_heads=True)
+    costs = count_macs(student, image_size, earlier_heads=True)
     points = early_exit_policy(outputs.chosen, outputs.targets, costs)
     return {"early_exit": [finite(dataclasses.asdict(point)) for point in points]}
 

@@ -18,7 +18,7 @@ from common.results.records import Mean, Record
 LAST, BEST = "last", "best"
 # that some papers' runs leave -> what they show
 PICTURES = {
-    "exits.svg": "accuracy over multiply-adds of each exit; second line: the early-exit policy as its threshold moves",
+    "exits.svg": "accuracy over MACs of each exit; second line: the early-exit policy as its threshold moves",
     "teacher_agreement.svg": "agreement with each teacher beside the weight that the agent gave it, by class",
 }
 MOST_PICTURE_BYTES = 1 << 20  # of one that is embedded in the page

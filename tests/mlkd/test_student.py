@@ -6,7 +6,7 @@ import torch
 from timm.models.resnetv2 import ResNetV2
 
 from common.training.checkpoints import save_checkpoint
-from mlkd.exits import multiply_adds
+from mlkd.exits import count_macs
 from mlkd.student import EXITS, MultiResNetV2, plain_state
 from tests.golden import conformance, golden_fill, golden_input
 from tests.models.conformance_checks import TOLERANCE, check_layout
@@ -70,9 +70,9 @@ def test_timm_reads_what_is_saved(student, tmp_path):
             assert torch.equal(network(images), logits)
 
 
-def test_multiply_adds(student):
+def test_macs(student):
     """The exits' costs add up by hand; with all branches the student costs what the figures say."""
-    costs = multiply_adds(student, 224)
+    costs = count_macs(student, 224)
     assert list(costs) == list(EXITS)
     branches = [cost_of_branch(student, i, 56 >> i) for i in range(3)]
     assert costs["final"] + sum(branches) == FIGURES["multiply_adds"]

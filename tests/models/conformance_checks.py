@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.models import Features, Network
 from tests.golden import golden_fill, golden_input
@@ -28,24 +28,15 @@ def count_macs(model: nn.Module, shape: list[int]) -> int:
 
     Runs on the meta device: nothing is computed, the model stays as it is. The count is taken in evaluation mode.
     """
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * math.prod(module.weight.shape[1:])  # one output element reads one filter
-
-    counted = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [module.register_forward_hook(count) for module in counted]
     training = model.training
     model.eval()
     try:
         state = {key: value.to("meta") for key, value in model.state_dict().items()}
-        torch.func.functional_call(model, state, torch.empty(1, *shape[1:], device="meta", dtype=_dtype(model)))
+        with FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(model, state, torch.empty(1, *shape[1:], device="meta", dtype=_dtype(model)))
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return total
+    return counter.get_total_flops() // 2  # a multiplication and an addition
 
 
 def check_outputs(model: Network, figures: dict, feature_lookup: FeatureLookup) -> None:
