@@ -165,6 +165,7 @@ def test_odd_records_are_one_line(part, key, value, finished, analyze, tmp_path)
     assert re.search(key.replace("_", "[-_]"), ended.stderr)
 
 
+@pytest.mark.slow
 def test_networks_are_known_by_their_weights(checkpoints, tmp_path):
     expected = {
         "resnet8": ("mdistiller", "resnet8"),

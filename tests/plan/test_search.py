@@ -322,6 +322,7 @@ def refusal(sweep: str, cell: str) -> str:
     return ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "sweep", "words"),
     [

@@ -109,7 +109,8 @@ def the_file(data: Dataset) -> Path:
 # ------------------------------------------------------------------------------------------------------------ exactness
 
 
-@pytest.mark.parametrize("kind", ["EDKD", pytest.param("KD", marks=pytest.mark.slow), "DKD"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["EDKD", "KD", "DKD"])
 def test_weights_are_the_same_without_with_an_empty_a_half_filled_and_a_filled_file(kind, data, tmp_path):
     run = functools.partial(train, data, tmp_path, method=functools.partial(distillation, kind))
     plain, want = run("off")
