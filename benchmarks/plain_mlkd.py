@@ -1,4 +1,4 @@
-"""The plain published way of MLKD: images enlarged by Pillow one at a time, every exit taught, eager."""
+"""The plain published way of MLKD: images upscaled by Pillow one at a time, every exit taught, eager."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Setting:
         make_method: with networks of its own, always of the same weights.
         make_plain_loop: (loader, device) -> the plain loop, with networks of its own and those weights.
         plain_transform: of one image, where it is another than the augmentation.
-        enlarge: makes our batches of the batches of small images, where those are not what is trained on.
+        upscale: makes our batches of the batches of small images, where those are not what is trained on.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Setting:
     transforms_for: tuple[Normalization, Augmentation]
     batch_size: int
     plain_transform: Callable | None = None
-    enlarge: Callable[[DeviceLoader], BatchLoader] | None = None
+    upscale: Callable[[DeviceLoader], BatchLoader] | None = None
 
 
 def tfkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime) -> Setting:
@@ -160,7 +160,7 @@ def mlkd_setting(args: argparse.Namespace, all_targets: Tensor, runtime: Runtime
         transforms_for=(Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), Augmentation()),
         batch_size=64,
         plain_transform=enlarging(224, JITTER, NORMALIZATION),
-        enlarge=lambda small: UpscaledLoader(small, 224, 256, NORMALIZATION, jitter=JITTER, train=True),
+        upscale=lambda small: UpscaledLoader(small, 224, 256, NORMALIZATION, jitter=JITTER, train=True),
     )
 
 
@@ -204,7 +204,7 @@ def main() -> None:
             shuffle=True,
             limit=steps,
         )
-        batches = setting.enlarge(small) if setting.enlarge else small
+        batches = setting.upscale(small) if setting.upscale else small
         trainer = Trainer(
             setting.make_method(),
             Optimization(

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from common.command_line import ArgumentParser, cli_main, positive_int, resolve_path, settings_from
 from common.errors import UserError
 from common.training.runtime import TRAINING_ONLY, Runtime, add_runtime_flags, runtime_from
-from mlkd.calibration import Form, calibrate, combine, first_weights
+from mlkd.calibration import Form, calibrate, combine, initial_weights
 from mlkd.data import SEED, DataFlags, SplitLoader, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import read_ensemble
 from mlkd.teachers import PAPER, Teacher
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, runtime: Runtime) -> None:
     print(f"{parts['validation'].samples} validation images of {data.name} ({data.content})")
     print(f"before: {describe(held_out, before, args.form)}")
     if args.fit_on == "train":
-        batches, begin = MemberLogits(members, parts["train"], runtime), first_weights(len(members), args.seed)
+        batches, begin = MemberLogits(members, parts["train"], runtime), initial_weights(len(members), args.seed)
         fitted_on = f"{parts['train'].samples} augmented training images"
     else:
         batches, begin, fitted_on = held_out, before, "the validation images"

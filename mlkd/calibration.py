@@ -36,7 +36,7 @@ def combine(logits: Tensor, weights: Tensor, form: Form) -> Tensor:
     return total if form == "sum" else total / len(weights)
 
 
-def first_weights(members: int, seed: int) -> Tensor:
+def initial_weights(members: int, seed: int) -> Tensor:
     """Where the published fit begins, [M]: as PyTorch's linear layer over the members does, within 1 / sqrt(M) of 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,7 +56,7 @@ def calibrate(
     The last batch of an epoch updates with whatever has come together.
 
     Args:
-        batches: to fit on; gone through once an epoch.
+        batches: to fit on; gone through once per epoch.
         weights: to begin with, [M].
         epochs: how many.
         accumulation_steps: batches an update.

@@ -23,7 +23,7 @@ from common.data.flags import (
     require_asked_for,
 )
 from common.data.image_files import CROP, RESIZED, ImageFileLoader, ImageFiles
-from common.data.images import describe_ignored, fingerprint, list_images, require_images, without_bad
+from common.data.images import check_splits_nonempty, describe_ignored, fingerprint, list_images, without_bad
 from common.data.oxford_pets import load_oxford_pets
 from common.errors import UserError
 from common.training.runtime import Runtime
@@ -32,7 +32,7 @@ from mlkd.teachers import PAPER, InputSpec
 from mlkd.upscaled import UpscaledLoader
 
 DATASETS = ("cifar-10", "cifar-100", "oxford-iiit", "dogs")
-MISSPELT = "oxfird-iiit"  # as the published code writes it
+MISSPELLED = "oxfird-iiit"  # as the published code writes it
 
 DatasetImages = ImageArrays | ImageFiles
 """Images of a dataset: CIFAR's in memory, those of all others in their files."""
@@ -69,14 +69,14 @@ class DataFlags(DataSource):
 
     @property
     def name(self) -> str:
-        """The dataset asked for, rightly spelt."""
-        return "oxford-iiit" if self.dataset == MISSPELT else self.dataset
+        """The dataset asked for, rightly spelled."""
+        return "oxford-iiit" if self.dataset == MISSPELLED else self.dataset
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Which data, in what batches, from where."""
     add = parser.add_argument
-    add("-d", "--dataset", choices=(*DATASETS, MISSPELT), default="oxford-iiit", help="dataset")
+    add("-d", "--dataset", choices=(*DATASETS, MISSPELLED), default="oxford-iiit", help="dataset")
     add("-b", "--batch-size", type=positive_int, default=BATCH_SIZE, help="images per batch, in each process")
     group = parser.add_argument_group("data")
     add_directory_flag(group)
@@ -140,7 +140,7 @@ def load_dogs(root: Path, *, skip_bad: bool = False) -> Dataset:
         raise UserError(f"{folder} has no training images (group 0) of the breed {min(extra)}")
     members = [[(file, numbers[breed]) for file, breed in part] for part in parts.values()]
     members, skipped = without_bad(root, "dogs", members, skip=skip_bad)
-    require_images(folder, breeds, members, tuple(parts))
+    check_splits_nonempty(folder, breeds, members, tuple(parts))
     train, validation, test = map(ImageFiles.of, members)
     digest, messages = fingerprint(root, "dogs", members), (*describe_ignored(folder, ignored), *skipped)
     content = describe_provenance(folder, "images of one's own")

@@ -111,9 +111,9 @@ def read_ensemble(path: Path) -> EnsembleFile:
     models, names = (_strings(content, key, path) for key in ("models", "names"))
     if len(models) != len(names) or not models:
         raise UserError(f"{path} has {len(models)} models and {len(names)} names: give one of each for every member")
-    misspelt = [] if "weights" in content else difflib.get_close_matches("weights", content)
-    if misspelt:
-        raise UserError(f"{path} has no 'weights' but '{misspelt[0]}': is that what they are called?")
+    misspelled = [] if "weights" in content else difflib.get_close_matches("weights", content)
+    if misspelled:
+        raise UserError(f"{path} has no 'weights' but '{misspelled[0]}': is that what they are called?")
     weights = content.get("weights", [1.0] * len(models))
     if not isinstance(weights, list) or not all(type(w) in (int, float) and math.isfinite(w) for w in weights):
         raise UserError(f"{path}: 'weights' must be a list of finite numbers")

@@ -48,12 +48,12 @@ class Teacher:
     Attributes:
         checkpoint: its file.
         network: with the weights of that.
-        remarks: what a person should know about it.
+        messages: what a person should know about it.
     """
 
     checkpoint: TeacherCheckpoint
     network: nn.Module
-    remarks: tuple[str, ...]
+    messages: tuple[str, ...]
 
 
 def is_architecture(name: str) -> bool:
@@ -184,16 +184,16 @@ def _load_teacher(name: str, path: Path, given: InputSpec) -> Teacher:
     command = f"`{_training_command(name, path.stem, given)}` in mlkd/"
     checkpoint = TeacherCheckpoint.of(name, file, command, record if record and record.done else None)
     checkpoint.load_into(network, called=f"{name} with {given.classes} classes")
-    return Teacher(checkpoint, network, tuple(_remarks(name, network, given)))
+    return Teacher(checkpoint, network, tuple(_messages(name, network, given)))
 
 
-def _remarks(name: str, network: nn.Module, given: InputSpec) -> list[str]:
+def _messages(name: str, network: nn.Module, given: InputSpec) -> list[str]:
     """A checkpoint does not say how its images were normalized; timm says how those of its own weights were."""
     config = getattr(network, "pretrained_cfg", {})
     mean, std = (tuple(config.get(key, ())) for key in ("mean", "std"))
     if (mean, std) == (given.normalization.mean, given.normalization.std):
         return []
     return [
-        f"note: timm normalizes images for {name} by mean {mean} and deviation {std}; here it is "
+        f"note: timm normalizes images for {name} by mean {mean} and std {std}; here it is "
         f"{given.normalization.mean} and {given.normalization.std}, as train_teacher.py does too"
     ]

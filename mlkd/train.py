@@ -118,11 +118,11 @@ def chosen_teachers(
 ) -> tuple[list[Teacher], tuple[float, ...], list[str]]:
     """The teachers that the flags name, their weights, and what the log says about them."""
     if file is not None:
-        teachers, weights, remarks = file.load(given), file.weights, [file.reading]
+        teachers, weights, messages = file.load(given), file.weights, [file.reading]
     else:
-        teachers, weights, remarks = load_teachers([(args.model, args.checkpoint)], given), (1.0,), []
-    remarks += [f"teacher {t.checkpoint.name}: weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
-    return teachers, weights, [*remarks, *(remark for t in teachers for remark in t.remarks)]
+        teachers, weights, messages = load_teachers([(args.model, args.checkpoint)], given), (1.0,), []
+    messages += [f"teacher {t.checkpoint.name}: weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
+    return teachers, weights, [*messages, *(message for t in teachers for message in t.messages)]
 
 
 def experiment_name(args: argparse.Namespace, processes: int | None = None) -> str:
@@ -138,7 +138,7 @@ def experiment_name(args: argparse.Namespace, processes: int | None = None) -> s
 def report_exits(
     network: MultiResNetV2, image_size: int, title: str, best: Accuracies, last: Accuracies, run: RunDirectory
 ) -> dict[str, Any]:
-    """What early exit buys: a line an exit for the log, a table, a picture, and the table for the run's record."""
+    """What early exit buys: a line per exit for the log, a table, a picture, and the table for the run's record."""
     costs = count_macs(network, image_size)
     figures = [ExitFigures(name, costs[name], best[name], last[name]) for name in EXITS]
     policy = [PolicyPoint(**point) for point in (run.record.analysis or {})["early_exit"]]

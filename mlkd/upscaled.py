@@ -1,6 +1,6 @@
-"""Small images in memory (CIFAR), cut, enlarged and jittered as whole batches on the training device.
+"""Small images in memory (CIFAR), cut, upscaled and jittered as whole batches on the training device.
 
-The published code enlarges one image at a time, in worker processes, with Pillow. Here a batch's crops are enlarged by
+The published code upscales one image at a time, in worker processes, with Pillow. Here a batch's crops are upscaled by
 two matrix products, whose rows are Pillow's bicubic weights; Pillow's rounding to whole gray levels is left out.
 """
 
@@ -18,7 +18,7 @@ from common.losses import add_up
 
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: torchvision's defaults
 ATTEMPTS = 10  # to draw a crop that fits, as in torchvision
-GREY = (0.2989, 0.587, 0.114)  # how bright red, green and blue are
+GRAY = (0.2989, 0.587, 0.114)  # how bright red, green and blue are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,15 @@ class CropParams:
 
 
 class UpscaledLoader:
-    """Batches of enlarged images, with the interface of `common.data.DeviceLoader`.
+    """Batches of upscaled images, with the interface of `common.data.DeviceLoader`.
 
-    Training images are cropped at random, flipped and jittered; others are enlarged as a whole and cropped in the
+    Training images are cropped at random, flipped and jittered; others are upscaled as a whole and cropped in the
     middle. What is drawn is a pure function of (seed, epoch).
 
     Args:
         small: the images as they are, in [0, 1].
-        size: side of the enlarged images, in pixels.
-        resized: side to which whole images are enlarged before their middle is taken.
+        size: side of the upscaled images, in pixels.
+        resized: side to which whole images are upscaled before their middle is taken.
         normalization: statistics to normalize by.
         jitter: factors are drawn from 1 - jitter to 1 + jitter; training only.
         train: whether to augment.
@@ -83,7 +83,7 @@ class UpscaledLoader:
         return self.small.message
 
     def unaugmented(self, count: int) -> UpscaledLoader:
-        """At most `count` images of the set, evenly spaced, enlarged as a whole and in their order."""
+        """At most `count` images of the set, evenly spaced, upscaled as a whole and in their order."""
         small = self.small.unaugmented(count)
         return UpscaledLoader(small, self.size, self.resized, self.normalization, jitter=0.0, train=False)
 
@@ -111,7 +111,7 @@ class UpscaledLoader:
         return CropParams(*(torch.from_numpy(array).to(self.small.device) for array in arrays))
 
     def _views(self, images: Tensor, views: CropParams, order: list[int]) -> Tensor:
-        """Crop, enlarge, flip, jitter."""
+        """Crop, upscale, flip, jitter."""
         rows, columns = (torch.arange(self.size, device=images.device).expand(len(images), -1) for _ in range(2))
         columns = torch.where(views.flipped[:, None], self.size - 1 - columns, columns)
         lengths = (self.small.height, self.small.width)
@@ -119,7 +119,7 @@ class UpscaledLoader:
             bicubic_weights(length, views.top_left[i], views.extent[i], self.size, positions)
             for i, (length, positions) in enumerate(zip(lengths, (rows, columns), strict=True))
         )
-        return jittered(enlarge(images, vertical, horizontal), views.factors, order)
+        return jittered(upscale(images, vertical, horizontal), views.factors, order)
 
     def _middle(self, images: Tensor) -> Tensor:
         """Enlarge whole images and take their middle."""
@@ -130,7 +130,7 @@ class UpscaledLoader:
             bicubic_weights(length, zero, zero + length, self.resized, positions)
             for length in (self.small.height, self.small.width)
         )
-        return enlarge(images, vertical, horizontal)
+        return upscale(images, vertical, horizontal)
 
 
 def draw_crops(random: np.random.Generator, count: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ def bicubic_weights(length: int, start: Tensor, extent: Tensor, resized: int, po
     return weights / weights.sum(-1, keepdim=True)
 
 
-def enlarge(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+def upscale(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """[n, 3, H, W], [n or 1, h, H] and [n or 1, w, W] -> [n, 3, h, w]; each direction's overshoot is cut off."""
     wide = (images @ horizontal[:, None].transpose(-1, -2)).clamp(0, 1)
     return (vertical[:, None] @ wide).clamp(0, 1)
@@ -178,7 +178,7 @@ def enlarge(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
 def jittered(images: Tensor, factors: Tensor, order: list[int]) -> Tensor:
     """Brightness (0), contrast (1) and saturation (2) of images in [0, 1] by `factors`, [3, n], in the given order."""
     for kind in order:
-        gray = add_up(share * channel for share, channel in zip(GREY, images.split(1, dim=1), strict=True))
+        gray = add_up(share * channel for share, channel in zip(GRAY, images.split(1, dim=1), strict=True))
         towards = (torch.zeros_like(gray), gray.mean((2, 3), keepdim=True), gray)[kind]
         images = torch.lerp(towards, images, factors[kind][:, None, None, None]).clamp(0, 1)
     return images

@@ -26,7 +26,7 @@ class EpochMetrics(nn.Module):
     def __init__(self, teachers: Sequence[str], num_classes: int) -> None:
         super().__init__()
         self.names = [f"{kind}_weight/{name}" for kind in ("logit", "feature") for name in teachers]
-        # a row a class: sums of the weights, number of samples
+        # a row per class: sums of the weights, number of samples
         self._by_class: Tensor
         self.register_buffer(
             "_by_class", torch.zeros(num_classes, len(self.names) + 1, dtype=torch.float64), persistent=False

@@ -25,7 +25,7 @@ from common.training.runtime import Runtime, add_runtime_flags
 
 PAPER = "mtkd_rl"
 PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE = 240, 64
-MILESTONES = [150, 180, 210]  # epochs, from 0, that are the first at a tenth of the rate
+MILESTONES = [150, 180, 210]  # epochs, from 0, that are the first at a tenth of the learning rate
 GAMMA = 0.1
 
 # --dataset -> normalization and augmentation of the sets that live on the training device ...

@@ -58,7 +58,7 @@ class State(NamedTuple):
     logits: Tensor
 
     def vector(self) -> Tensor:
-        """One row a sample: the teachers one after another, each with its five sources, [N, sum(3 + D_m + K)]."""
+        """One row per sample: the teachers one after another, each with its five sources, [N, sum(3 + D_m + K)]."""
         metrics = torch.stack([self.similarity, self.divergence, self.cross_entropy], dim=1)
         parts = zip(metrics.unbind(2), self.embeddings, self.logits.unbind(2), strict=True)
         return torch.cat([part for of_teacher in parts for part in of_teacher], dim=1)
@@ -137,7 +137,7 @@ class Transition(NamedTuple):
 
 
 def standardize(reward: Tensor) -> tuple[Tensor, Tensor]:
-    """(R - mean) / (unbiased) deviation over all entries of the batch, of all ranks; and their number.
+    """(R - mean) / (unbiased) std over all entries of the batch, of all ranks; and their number.
 
     Of a single entry it is 0: there is nothing that it could be better than.
     """
@@ -145,8 +145,8 @@ def standardize(reward: Tensor) -> tuple[Tensor, Tensor]:
     count = torch.full_like(precise.sum(), precise.numel())
     count, total, squares = all_reduce_sum(torch.stack([count, precise.sum(), precise.square().sum()]))
     mean = total / count
-    deviation = ((squares - count * mean**2) / (count - 1).clamp_min(1)).clamp_min(0).sqrt()
-    return ((precise - mean) / deviation.clamp_min(1e-12)).to(reward.dtype), count.to(reward.dtype)
+    std = ((squares - count * mean**2) / (count - 1).clamp_min(1)).clamp_min(0).sqrt()
+    return ((precise - mean) / std.clamp_min(1e-12)).to(reward.dtype), count.to(reward.dtype)
 
 
 # -------------------------------------------------------------------------------------------------------------- update

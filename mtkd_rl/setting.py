@@ -7,19 +7,19 @@ A path is looked for below `--checkpoint-dir`, in the working directory, in `mtk
 from common.command_line import shortened
 from common.models import list_models
 
-LIGHT_MODELS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # always trained at a rate of 0.01
+LIGHT_MODELS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # always trained at a learning rate of 0.01
 
 
-def teacher_directory(model: str, dataset: str, rate: float, weight_decay: float, trial: str) -> str:
+def teacher_directory(model: str, dataset: str, lr: float, weight_decay: float, trial: str) -> str:
     """Directory of a teacher's run, below the directory of checkpoints."""
-    name = shortened(f"{model}_{dataset}_lr_{rate}_decay_{weight_decay}_trial_{trial}")
+    name = shortened(f"{model}_{dataset}_lr_{lr}_decay_{weight_decay}_trial_{trial}")
     return f"teachers/models/{name}"
 
 
 def trained_here(model: str) -> str:
     """What `python train_baseline.py --model <model>` leaves."""
-    rate = 0.01 if model in LIGHT_MODELS else 0.05
-    return f"{teacher_directory(model, '{dataset}', rate, 0.0005, '0')}/{model}_best.pth"
+    lr = 0.01 if model in LIGHT_MODELS else 0.05
+    return f"{teacher_directory(model, '{dataset}', lr, 0.0005, '0')}/{model}_best.pth"
 
 
 teacher_model_path_dict = {model: trained_here(model) for model in list_models("mtkd_rl")}

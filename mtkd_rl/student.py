@@ -63,16 +63,16 @@ Build = Callable[[Network, dict[str, Network], int, Options], M]
 AfterEpoch = Callable[[M, Sequence[str], Path], None]
 
 
-def make_optimizer(parameters: list[nn.Parameter], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum."""
-    return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=True)
+    return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=weight_decay, nesterov=True)
 
 
-def make_schedule(kind: str, rate: float, milestones: Sequence[float], epochs: int) -> Schedule:
-    """`multistep` drops to a tenth at each milestone, `cosine` falls from `rate` to zero over the epochs."""
+def make_schedule(kind: str, lr: float, milestones: Sequence[float], epochs: int) -> Schedule:
+    """`multistep` drops to a tenth at each milestone, `cosine` falls from `lr` to zero over the epochs."""
     if kind == "multistep":
-        return step_decay(rate, milestones, GAMMA)
-    return lambda epoch, iteration, iterations: rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        return step_decay(lr, milestones, GAMMA)
+    return lambda epoch, iteration, iterations: lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def run_student(

@@ -56,14 +56,14 @@ def student_parser(description: str | None) -> ArgumentParser:
         help="a shorter run moves default milestones in proportion",
     )
     add("-b", "--batch-size", type=positive_int, default=PUBLISHED_BATCH_SIZE, help="images per step, over all ranks")
-    add("--init-lr", type=positive_float, default=0.05, help="rate of SGD, with Nesterov momentum 0.9")
-    add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the rate falls")
+    add("--init-lr", type=positive_float, default=0.05, help="learning rate of SGD, with Nesterov momentum 0.9")
+    add("--lr-type", choices=("multistep", "cosine"), default="multistep", help="how the learning rate falls")
     add(
         "--milestones",
         type=nonnegative_int,
         nargs="+",
         default=MILESTONES,
-        help="epochs, from 0, that begin at a tenth of the rate",
+        help="epochs, from 0, that begin at a tenth of the learning rate",
     )
     add("--wd", "--weight-decay", dest="weight_decay", type=nonnegative_float, default=1e-4, help="of SGD")
     add("--kd-T", type=positive_int, default=4, help="temperature tau")

@@ -71,7 +71,7 @@ from mtkd_rl.setting import LIGHT_MODELS, teacher_directory
 DATA_FOLDER = "/data/winycg/dataset"  # published default, a directory of its authors'
 DIST_URL = "tcp://127.0.0.1:23451"
 CHOSEN = "KD_CHOSEN_GPUS"  # in the environment: by which --gpu_id CUDA_VISIBLE_DEVICES has been narrowed
-LIGHT_RATE = 0.01
+LIGHT_LR = 0.01
 # flags that make another experiment, with the values of the one that needs no mention
 NAMED = {
     "--dataset": "cifar100",
@@ -151,9 +151,9 @@ def parse_arguments() -> argparse.Namespace:
         "--learning_rate",
         type=positive_float,
         default=0.05,
-        help=f"{LIGHT_RATE} always for {', '.join(LIGHT_MODELS)}",
+        help=f"{LIGHT_LR} always for {', '.join(LIGHT_MODELS)}",
     )
-    add("--lr_decay_epochs", type=int_list, default=MILESTONES, help="after so many epochs the rate drops")
+    add("--lr_decay_epochs", type=int_list, default=MILESTONES, help="after so many epochs the learning rate drops")
     add("--lr_decay_rate", type=decay_factor, default=GAMMA, help="factor of each drop")
     add("--weight_decay", type=nonnegative_float, default=5e-4, help="of SGD, without Nesterov")
     add("--momentum", type=momentum_number, default=0.9, help="of SGD")
@@ -171,7 +171,7 @@ def parse_arguments() -> argparse.Namespace:
     }
     add_flags_without_effect(parser, without_effect)
     args = parser.parse_args()
-    args.learning_rate = LIGHT_RATE if args.model in LIGHT_MODELS else args.learning_rate
+    args.learning_rate = LIGHT_LR if args.model in LIGHT_MODELS else args.learning_rate
     args.lr_decay_epochs = in_proportion(args.lr_decay_epochs, args.epochs)
     return args
 

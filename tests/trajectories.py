@@ -31,7 +31,7 @@ def watched_steps(
     monkeypatch: pytest.MonkeyPatch,
     way: str = "fast",
 ) -> list[tuple[float, dict[str, float]]]:
-    """Train the given epochs (from 0) on the CPU; returns rate and losses of each step, before its update.
+    """Train the given epochs (from 0) on the CPU; returns learning rate and losses of each step, before its update.
 
     "captured" is what a GPU does by default: fused, and replayed from the second step on. "compile" needs
     a C++ compiler.
@@ -49,7 +49,7 @@ def watched_steps(
     if captured:
         use_fused(trainer.step.optimizer)
         trainer.step.capture(graphs, warm_up=1)
-        # figures in float64 show the rounding of the rate, which a GPU keeps
+        # figures in float64 show the rounding of the learning rate, which a GPU keeps
         trainer.step.device_lr = trainer.step.device_lr.double()
     seen = []
 

@@ -70,7 +70,7 @@ def regularization_loss(
         temperature: tau.
     """
     K = student_logits.shape[1]
-    p_d = designed_teacher(targets, K, student_logits.dtype)
+    p_d = virtual_teacher(targets, K, student_logits.dtype)
     if form == "paper":
         soft = softened_kl(student_logits, p_d.log(), temperature).mean()
     else:
@@ -81,13 +81,14 @@ def regularization_loss(
 def regularization_scale(alpha: float, multiplier: float, K: int, *, form: Form = "code") -> float:
     """What the weights of Tf-KD_reg's two terms add up to: 1 as printed, (1 - alpha) + alpha multiplier / K in code.
 
-    Beside a weight decay, a loss of another scale is trained at another rate: with alpha = 0.95 and multiplier = 1 the
-    published code trains at 0.0595 of it. Label smoothing scaled by this differs from Tf-KD_reg in the targets alone.
+    Beside a weight decay, a loss of another scale is trained at another learning rate: with alpha = 0.95 and multiplier
+    = 1 the published code trains at 0.0595 of it. Label smoothing scaled by this differs from Tf-KD_reg in the targets
+    alone.
     """
     return 1.0 if form == "paper" else (1 - alpha) + alpha * multiplier / K
 
 
-def designed_teacher(targets: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def virtual_teacher(targets: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """p^d(k) = a for the correct class, (1 - a) / (K - 1) for the others, a = 0.99 (eq. 7); [N, K]."""
     p_d = torch.full((len(targets), K), (1 - CORRECT_PROBABILITY) / (K - 1), dtype=dtype, device=targets.device)
     return p_d.scatter_(1, targets[:, None], CORRECT_PROBABILITY)

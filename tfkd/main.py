@@ -53,7 +53,7 @@ from tfkd.params import Params
 # Literals of the published code
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 MILESTONES, GAMMA = (60, 120, 160), 0.2
-RATE_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
+LR_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
 
 # Flags beside which the published script ignores --double_training
 OTHER_METHODS = ("regularization", "label_smoothing", "self_training", "pt_teacher", "method")
@@ -121,7 +121,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     method, teachers = build_method(flags, model_dir, params, keys, data)
     epochs = flags.epochs or params.num_epochs
     milestones = MILESTONES if flags.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
-    base_lr = params.learning_rate * params.batch_size / RATE_BATCH_SIZE
+    base_lr = params.learning_rate * params.batch_size / LR_BATCH_SIZE
     files = run_files(flags, params, model_dir, epochs)
     told_apart, own_files = provenance(type(method) if flags.method else None)
 

@@ -30,7 +30,7 @@ from tests.golden import conformance, conformance_names, draw, golden_array, gol
 # steps within 1e-6. A replayed step has its learning rate in float32, hence 1e-5 here; light networks at Tf-KD's rates
 # make 2.4e-3 of it in six steps (on an H100). In float32 a loss rounds by
 # some 1e-6, logits behind 150 layers by up to 1e-3 of their size, and steps amplify it: on a CPU the six steps of
-# resnet8 end 2e-4 from the figures, those of light networks at Tf-KD's rates 2e-2. Ten times that is allowed.
+# resnet8 end 2e-4 from the figures, those of light networks at Tf-KD's learning rates 2e-2. Ten times that is allowed.
 # A rectifier that rounding switches moves a gradient by half a hundredth.
 LOSS_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 LOGIT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-2}
@@ -361,7 +361,7 @@ MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def _tfkd_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, list[int]]]:
-    from tfkd.main import GAMMA, MILESTONES, RATE_BATCH_SIZE
+    from tfkd.main import GAMMA, LR_BATCH_SIZE, MILESTONES
     from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 
     hyper, n = case["hyper"], case["iterations_per_epoch"]
@@ -375,7 +375,7 @@ def _tfkd_case(case: dict) -> tuple[Method, MakeOptimizer, Schedule, dict[int, l
     else:
         options = {key: hyper[key] for key in ("alpha", "temperature", "multiplier") if key in hyper}
         method = Distillation(student, _tfkd_network(case["teacher"], case["classes"]), **options)
-    lr = hyper["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
+    lr = hyper["learning_rate"] * case["batch"] / LR_BATCH_SIZE
     schedule = step_decay(lr, MILESTONES, GAMMA, warmup_epochs=case["warm"])
     steps = {epoch: list(range(epoch * n, (epoch + 1) * n)) for epoch in range(case["epochs"])}
     options = {key: value for key, value in case["optimizer"].items() if key != "type"}

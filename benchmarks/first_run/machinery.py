@@ -106,17 +106,17 @@ class Snapshots(Watched):
 
 
 def check_learning_rate(place: Place) -> Finding:
-    """A rate that changes at every step is the one each step uses: 0 leaves every bit, another moves the weights."""
+    """A learning rate that changes at every step is what each step uses: 0 leaves every bit, others move weights."""
     place.require_gpu()
     amount = amount_at(place)
     torch.manual_seed(0)
     method = Small()
-    rates = (1e-3, 0.0, 2e-3)
+    lrs = (1e-3, 0.0, 2e-3)
     train_batches = Snapshots(noise_batches(amount, place.device), method)
     trainer = make_trainer(
         method,
         lambda parameters: torch.optim.SGD(parameters, lr=1.0),
-        lambda epoch, iteration, iterations: rates[iteration % 3],
+        lambda epoch, iteration, iterations: lrs[iteration % 3],
         train_batches,
         FAST.runtime(place.device),
         place.scratch,
@@ -124,11 +124,11 @@ def check_learning_rate(place: Place) -> Finding:
     train_epochs(trainer, range(3))
     require_captured(trainer)
     moved = [(b - a).norm().item() for a, b in itertools.pairwise(train_batches.parameters)]
-    zero = [m for i, m in enumerate(moved) if rates[i % (amount.full + 1) % 3] == 0]
-    some = [m for i, m in enumerate(moved) if rates[i % (amount.full + 1) % 3] > 0]
+    zero = [m for i, m in enumerate(moved) if lrs[i % (amount.full + 1) % 3] == 0]
+    some = [m for i, m in enumerate(moved) if lrs[i % (amount.full + 1) % 3] > 0]
     require(max(zero) == 0, f"a learning rate of 0 moved the weights by {max(zero):.1e}")
     require(min(some) > 0, "a learning rate above 0 did not move the weights")
-    return Finding(f"{len(zero)} steps at rate 0 left every bit, {len(some)} others did not")
+    return Finding(f"{len(zero)} steps at learning rate 0 left every bit, {len(some)} others did not")
 
 
 class SameBatch:

@@ -95,7 +95,7 @@ class Stepper:
         normalization, augmentation = setting.transforms_for
         options = {"augmentation": augmentation, "shuffle": True}
         small = DeviceLoader(noise(batch_size * 60), batch_size, normalization, place.device, **options)
-        self.batches = Endless(setting.enlarge(small) if setting.enlarge else small, batch_size)
+        self.batches = Endless(setting.upscale(small) if setting.upscale else small, batch_size)
         self.trainer = make_trainer(
             setting.make_method(),
             lambda parameters: torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4),

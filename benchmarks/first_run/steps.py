@@ -86,14 +86,14 @@ def capture_of(trace: Trace, declared: bool, amount: Amount) -> str:
             raise CheckError(f"declared capturable, but {step}; {'; '.join(trace.messages)}")
         return step
     expected = amount.epochs * amount.full - 3  # all of the full size but the three that warm up
-    # a method that depends on the epoch runs one step an epoch before it is captured again
+    # a method that depends on the epoch runs one step per epoch before it is captured again
     if trace.replays < expected - amount.epochs:
         raise CheckError(f"captured, but replayed {trace.replays} times in {expected} steps")
     return f"captured, {trace.replays} replays"
 
 
 def check_steps(name: str, place: Place) -> Finding:
-    """A method's steps, fast against plain, in float32 with TF32 off, an odd last batch and a changing rate."""
+    """A method's steps, fast against plain, in float32 without TF32, an odd last batch and a changing learning rate."""
     setting, amount = METHODS[name], amount_at(place)
     ways = {"fast": FAST, "plain": PLAIN, "exact": EXACT}
     traces = {key: train(setting, way, amount, place.device, place.scratch) for key, way in ways.items()}

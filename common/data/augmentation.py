@@ -70,7 +70,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationParams:
-    """Random choices of one epoch, one entry a sample.
+    """Random choices of one epoch, one entry per sample.
 
     Attributes:
         top_left: corner (y, x) of the crop in the padded image, [n, 2].

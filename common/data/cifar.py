@@ -143,7 +143,7 @@ def _decode(path: Path, content: bytes, label_key: str) -> tuple[np.ndarray, np.
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise UserError(f"{path}: not a CIFAR file (no uint8 'data' of 3072 columns)")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(map(_is_label, labels)):
-        raise UserError(f"{path}: not a CIFAR file ('{label_key}' does not have one label an image)")
+        raise UserError(f"{path}: not a CIFAR file ('{label_key}' does not have one label per image)")
     images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.asarray(labels, np.int64)
 

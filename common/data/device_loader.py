@@ -80,7 +80,7 @@ def batch_bounds(
         The bounds, and a message for the log where samples are left out.
 
     Raises:
-        UserError: batches smaller than one sample a process.
+        UserError: batches smaller than one sample per process.
     """
     if batch_size < world_size:
         raise UserError(f"a batch of {batch_size} cannot be divided among {world_size} processes")
@@ -133,7 +133,7 @@ class EpochViews(NamedTuple):
 class DeviceLoader:
     """Batches of an image set, augmented and normalized as whole batches on `device`.
 
-    Order and augmentation are a pure function of (seed, epoch), drawn on the host once an epoch, so that a resumed
+    Order and augmentation are a pure function of (seed, epoch), drawn on the host once per epoch, so that a resumed
     or re-sharded run sees what an uninterrupted one would, on every device.
 
     Args:
@@ -156,7 +156,7 @@ class DeviceLoader:
         origin: of `ImageArrays`.
 
     Raises:
-        UserError: batches smaller than one sample a process.
+        UserError: batches smaller than one sample per process.
     """
 
     def __init__(

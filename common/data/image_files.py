@@ -18,7 +18,7 @@ from common.data.augmentation import Normalization
 from common.data.datasets import Dataset, ImageSet, describe_provenance
 from common.data.device_loader import Batch, batch_bounds, evenly_spaced
 from common.data.image_folder import list_parts
-from common.data.images import Members, fingerprint, read_image, require_images, without_bad
+from common.data.images import Members, check_splits_nonempty, fingerprint, read_image, without_bad
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_count
 
@@ -31,7 +31,7 @@ class ImageFiles(ImageSet):
     """Images on disk with their classes.
 
     Attributes:
-        files: one path an image.
+        files: one path per image.
         targets: class indices, int64, [N].
     """
 
@@ -82,7 +82,7 @@ def load_image_files(name: str, root: Path, *, skip_bad: bool = False) -> Datase
         published = (len(classes), *map(len, parts)) == IMAGENET_COUNTS
         content = "published layout and counts" if published else "other content in the published layout"
     parts, skipped = without_bad(root, name, parts, skip=skip_bad)
-    require_images(folder, classes, parts)
+    check_splits_nonempty(folder, classes, parts)
     content, digest = describe_provenance(folder, content), fingerprint(root, name, parts)
     train, test = map(ImageFiles.of, parts)
     return Dataset(name, train, test, classes, content, digest, messages=(*messages, *skipped))
@@ -113,7 +113,7 @@ class ImageFileLoader:
         message: for the log, where samples are left out; else None.
 
     Raises:
-        UserError: batches smaller than one sample a process.
+        UserError: batches smaller than one sample per process.
     """
 
     def __init__(

@@ -13,12 +13,12 @@ from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.images import (
     SUFFIXES,
     Members,
+    check_splits_nonempty,
     describe_ignored,
     fingerprint,
     in_threads,
     list_images,
     read_image,
-    require_images,
     without_bad,
 )
 from common.errors import UserError
@@ -39,7 +39,7 @@ def load(name: str, root: Path, image_size: int | None = None, *, skip_bad: bool
     folder = root / name
     classes, parts, messages = list_parts(folder)
     parts, skipped = without_bad(root, name, parts, skip=skip_bad)
-    require_images(folder, classes, parts)
+    check_splits_nonempty(folder, classes, parts)
     train_files, test_files = ([f for f, _ in members] for members in parts)
     decoded = decode_parts(root, name, train_files, test_files, image_size)
     if decoded[0].shape[1:] != decoded[1].shape[1:]:

@@ -182,7 +182,7 @@ def without_bad(
     return kept, (f"{name}: {first}",) if bad else ()
 
 
-def require_images(
+def check_splits_nonempty(
     place: Path, classes: Sequence[str], parts: Sequence[Members], names: Sequence[str] = ("training", "test")
 ) -> None:
     """Check what is left of a dataset's parts, of which the first is trained on.

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.data.datasets import Dataset, describe_provenance
 from common.data.download import fetch_archive
 from common.data.image_files import ImageFiles
-from common.data.images import Members, fingerprint, require_images, require_names, without_bad
+from common.data.images import Members, check_splits_nonempty, fingerprint, require_names, without_bad
 from common.errors import UserError
 from common.safe_json import read_text
 
@@ -44,7 +44,7 @@ def load_oxford_pets(root: Path, *, download: bool = True, skip_bad: bool = Fals
     content = "published layout and counts" if published else "other content in the published layout"
     parts, skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
     digest, classes = fingerprint(root, FOLDER, parts), tuple(names[i] for i in range(len(names)))
-    require_images(folder, classes, parts)
+    check_splits_nonempty(folder, classes, parts)
     described = describe_provenance(folder, content)
     train_images, test_images = map(ImageFiles.of, parts)
     return Dataset("oxford-iiit", train_images, test_images, classes, described, digest, messages=skipped)

@@ -14,10 +14,10 @@ from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
 from common.data.image_folder import decode_parts
 from common.data.images import (
+    check_splits_nonempty,
     describe_ignored,
     fingerprint,
     list_images,
-    require_images,
     require_names,
     without_bad,
 )
@@ -64,7 +64,7 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
         folder, "published layout and counts" if published else "other content in the published layout"
     )
     (train, test), skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
-    require_images(folder, wnids, (train, test), ("training", "validation"))
+    check_splits_nonempty(folder, wnids, (train, test), ("training", "validation"))
     train_files, test_files = ([file for file, _ in part] for part in (train, test))
     pixels = decode_parts(root, "tiny_imagenet", train_files, test_files)
     train_images, test_images = (

@@ -1,6 +1,6 @@
 """MobileNetV2 for small images (Sandler et al., 2018, https://arxiv.org/abs/1801.04381).
 
-The design of MTKD-RL and mdistiller; that of Tf-KD is another net.
+The design of MTKD-RL and mdistiller; that of Tf-KD is another network.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class MobileNetV2(Network):
     """MobileNetV2: [N, 3, H, W] -> [N, num_classes]; stride-2 stem, plain ReLU, 1280 channels before the classifier.
 
     Features: the stem after ReLU and the outputs of groups 1, 2, 4 and 6, which are linear bottlenecks; `preact` is the
-    same list. The published nets pool with a fixed 2x2 window and accept 32x32 images only; this one pools globally.
+    same list. The published networks pool with a fixed 2x2 window and accept 32x32 images only; this one pools
+    globally.
 
     Args:
         width: multiplier of all channels but the last 1280 (1.0 in MTKD-RL, 0.5 in mdistiller).

@@ -1,7 +1,7 @@
 """MobileNetV2 for small images, the design of Tf-KD (after Sandler et al., 2018, https://arxiv.org/abs/1801.04381).
 
 All convolutions are biased and the initialization is the framework's, as published. The other two designs that carry
-this name, by mtkd_rl and mdistiller, are another net.
+this name, by mtkd_rl and mdistiller, are another network.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class ResNet(Network):
     """ResNet of depth 6n + 2: [N, 3, H, W] -> [N, num_classes]; a 3x3 stem, three stages with strides 1, 2, 2.
 
     Features: the stem and the three stages. `preact` has the residual sums; its stem entry is activated, as published.
-    The published nets pool with a fixed 8x8 window and accept 32x32 images only; this one pools globally, which is the
-    same there and works at any size.
+    The published networks pool with a fixed 8x8 window and accept 32x32 images only; this one pools globally, which is
+    the same there and works at any size.
 
     Args:
         depth: 6n + 2.

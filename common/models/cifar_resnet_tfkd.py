@@ -1,7 +1,8 @@
 """ResNet for small images: 3x3 stem without pooling, four stages (He et al., 2016, https://arxiv.org/abs/1512.03385).
 
-One net in two papers: `resnet18` ... `resnet152` of Tf-KD, `ResNet18` and `ResNet50` of mdistiller. Framework-default
-initialization, as published. The published fixed pooling equals the global one here, which takes any image size.
+One network in two papers: `resnet18` ... `resnet152` of Tf-KD, `ResNet18` and `ResNet50` of mdistiller.
+Framework-default initialization, as published. The published fixed pooling equals the global one here, which takes any
+image size.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class ResNeXt(Network):
     Features: the stem and the three stages; before activation the stem's batch norm and the residual sums.
 
     Args:
-        depth: convolutions along the net, 9 for each block of every stage and 2 besides.
+        depth: convolutions along the network, 9 for each block of every stage and 2 besides.
         num_classes: width of the classifier.
         cardinality: groups of the 3x3 convolutions.
         base_width: channels of a group in the first stage.

@@ -48,7 +48,7 @@ class ShuffleNet(Network):
     """ShuffleNet with 3 groups: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, three stages of 4, 8, 4 units.
 
     Framework-default initialization, as published. Features: the stem and the three stages; `preact` is before the last
-    ReLU of each stage, its stem entry activated, as published. The published net pools with a fixed 4x4 window and
+    ReLU of each stage, its stem entry activated, as published. The published network pools with a fixed 4x4 window and
     accepts 32x32 images only; this one pools globally.
     """
 

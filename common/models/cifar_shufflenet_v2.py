@@ -1,6 +1,6 @@
 """ShuffleNetV2 for small images (Ma et al., 2018, https://arxiv.org/abs/1807.11164).
 
-mdistiller and MTKD-RL compute the same logits and show different maps as the last stage. Another net than Tf-KD's
+mdistiller and MTKD-RL compute the same logits and show different maps as the last stage. Another network than Tf-KD's
 `shufflenet_v2`.
 """
 
@@ -84,9 +84,9 @@ class ShuffleNetV2(Network):
     """ShuffleNetV2: [N, 3, H, W] -> [N, num_classes]; a 1x1 stem, stages of 4, 8, 4 units, a 1x1 to 1024 channels.
 
     Framework-default initialization, as published. Features: the stem and the three stages after the shuffle; `preact`
-    before shuffle and ReLU, its stem entry activated, as published. The published net pools with a fixed 4x4 window and
-    so fails at 64x64, where mdistiller registers it for Tiny-ImageNet; this one pools globally, which is the same at
-    32x32 and works there.
+    before shuffle and ReLU, its stem entry activated, as published. The published network pools with a fixed 4x4 window
+    and so fails at 64x64, where mdistiller registers it for Tiny-ImageNet; this one pools globally, which is the same
+    at 32x32 and works there.
 
     Args:
         widths: channels of the stem and of the three stages.

@@ -1,7 +1,7 @@
 """ShuffleNetV2 for small images, the design of Tf-KD (after Ma et al., 2018, https://arxiv.org/abs/1807.11164).
 
 All convolutions are biased and the initialization is the framework's, as published. `ShuffleV2` of the other papers
-is another net.
+is another network.
 """
 
 from __future__ import annotations

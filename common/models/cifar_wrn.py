@@ -58,8 +58,8 @@ class WideStage(nn.Module):
 class WideResNet(Network):
     """WRN of depth 6n + 4: [N, 3, H, W] -> [N, num_classes]; a bare 3x3 stem, three stages with strides 1, 2, 2.
 
-    The published nets pool with a fixed 8x8 window, and at 64x64 silently return four rows of logits an image; this one
-    pools globally, which is the same at 32x32 and right at any size.
+    The published networks pool with a fixed 8x8 window, and at 64x64 silently return four rows of logits per image;
+    this one pools globally, which is the same at 32x32 and right at any size.
 
     Args:
         depth: 6n + 4.
@@ -92,7 +92,7 @@ class WideResNet(Network):
         return self.fc(global_pool(self.relu(normalized[-1])))
 
     def _trunk(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The raw outputs of stem and stages, and each of them as the norm that follows it in the net leaves it."""
+        """The raw outputs of stem and stages, and each of them as the norm that follows it in the network leaves it."""
         stages, normalized = [self.conv1(images)], []
         for stage in (self.block1, self.block2, self.block3):
             output, normalized_input = stage(stages[-1])

@@ -28,9 +28,9 @@ def separable(in_channels: int, channels: int, stride: int) -> nn.Sequential:
 class MobileNetV1(Network):
     """MobileNet of width 1: [N, 3, 224, 224] -> [N, num_classes]. Framework-default initialization, as published.
 
-    Features: units 3, 5, 11 and 13, the last of each size, before and after their last ReLU; no stem. The published net
-    has 1000 classes whatever it is asked for, and pools with a fixed 7x7 window; this one honors `num_classes` and
-    pools globally.
+    Features: units 3, 5, 11 and 13, the last of each size, before and after their last ReLU; no stem. The published
+    network has 1000 classes whatever it is asked for, and pools with a fixed 7x7 window; this one honors `num_classes`
+    and pools globally.
     """
 
     feat_modules = ("model",)

@@ -39,7 +39,7 @@ class ResNet(Network):
     """ResNet with a 7x7 stem, max pooling and four stages: [N, 3, 224, 224] -> [N, num_classes].
 
     Features: the stem before max pooling and the four stages; `preact` holds the residual sums, its stem entry is
-    activated, as published. The published nets pool with a fixed 7x7 window; this one pools globally.
+    activated, as published. The published networks pool with a fixed 7x7 window; this one pools globally.
 
     Args:
         block: `BasicBlock` or `Bottleneck`.

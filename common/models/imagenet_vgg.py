@@ -54,7 +54,7 @@ class VGG(Network):
 
 
 def _initialize(module: nn.Module) -> None:
-    """torchvision's initialization of this net; batch norm keeps the framework's default."""
+    """torchvision's initialization of this network; batch norm keeps the framework's default."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:

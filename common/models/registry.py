@@ -1,4 +1,4 @@
-"""Published names to networks. The same word can mean different nets in different papers, hence the families."""
+"""Published names to networks. The same word can mean different networks in different papers, hence the families."""
 
 from __future__ import annotations
 

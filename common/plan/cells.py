@@ -20,7 +20,7 @@ from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.plan.budgets import load_budget
 from common.plan.plan import PlannedRun, load_plan
 from common.plan.seeds import seeds_of
-from common.results.report import DOUBT, NONE, REMARK, CellResult, Section
+from common.results.report import DOUBT, NONE, NOTE, CellResult, Section
 from common.results.reported import EXPERIMENTS, PROTOCOLS, Cell, Table, load_tables, plan_files
 from common.results.tables import markdown
 from common.safe_json import of_its_shape, read_json_file
@@ -30,7 +30,7 @@ HEAD = f"""# Every published cell
 Made by `python -m common.plan.cells > docs/cells.md` from the plan; a test holds it against
 `experiments/reported.json`. Commands are typed in the paper's directory. Protocol: which epoch the published figure is
 of. Seeds: how many the budget `paper` runs, with `--seed 0`, `--seed 1` and so on; a `seed` among the settings is the
-script's own. {DOUBT} marks figures that are very likely misprints, {REMARK} cells with a note below their table."""
+script's own. {DOUBT} marks figures that are very likely misprints, {NOTE} cells with a note below their table."""
 
 
 class Settings:
@@ -124,7 +124,7 @@ def render(experiments: Path = EXPERIMENTS) -> str:
             f"{table.dataset}, {table.metric}. Published figures: {table.source}; {section.protocol}.",
             markdown(header, rows, left=2),
             *(f"{DOUBT} {misprint}." for misprint in section.misprints),
-            *(f"{REMARK} {'; '.join(names)}: {note}." for note, names in section.cell_notes.items()),
+            *(f"{NOTE} {'; '.join(names)}: {note}." for note, names in section.cell_notes.items()),
             *(f"Note: {note}" for note in table.notes),
         ]
     return "\n\n".join(blocks) + "\n"

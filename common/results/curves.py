@@ -1,4 +1,4 @@
-"""Learning curves as pictures: accuracy by epoch, one line a run. Here is where things lie; the page draws them."""
+"""Learning curves as pictures: accuracy by epoch, one line per run. Here is where things lie; the page draws them."""
 
 from __future__ import annotations
 

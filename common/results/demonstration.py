@@ -91,7 +91,7 @@ class Section:
         paper, title, compares: for people.
         lines: of its table.
         classes, images: of the dataset; None where nothing was run.
-        remarks: a line about each record that was left out, and each run that did not come to its end.
+        messages: a line about each record that was left out, and each run that did not come to its end.
     """
 
     paper: str
@@ -100,7 +100,7 @@ class Section:
     lines: tuple[Line, ...]
     classes: int | None
     images: int | None
-    remarks: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
     @property
     def data(self) -> str:
@@ -185,14 +185,14 @@ def _section(
 ) -> Section:
     runs: dict[str, tuple[Record, ...]] = {}
     details: dict[Path, _Details] = {}
-    remarks = []
+    messages = []
     for _, experiment in content["rows"]:
         found = []
         for run in records:
             if (run.paper, run.experiment) != (content["paper"], experiment):
                 continue
             if (of_run := _details(run)) is None:
-                remarks.append(f"Left out: {printable(run.directory / RECORD)} is not a complete record of a run.")
+                messages.append(f"Left out: {printable(run.directory / RECORD)} is not a complete record of a run.")
             else:
                 found.append(run)
                 details[run.directory] = of_run
@@ -205,10 +205,10 @@ def _section(
             continue
         lines.append(Line(name, unfinished=(broken := unfinished.get((content["paper"], experiment)))))
         if broken:
-            remarks.append(f"{name}: {broken.status}: {broken.reason} ({printable(broken.directory)}).")
+            messages.append(f"{name}: {broken.status}: {broken.reason} ({printable(broken.directory)}).")
     first = next((details[found[0].directory] for found in runs.values() if found), _Details(None, None, None))
     paper, title, compares = (content[key] for key in ("paper", "title", "compares"))
-    return Section(paper, title, compares, tuple(lines), first.classes, first.images, tuple(dict.fromkeys(remarks)))
+    return Section(paper, title, compares, tuple(lines), first.classes, first.images, tuple(dict.fromkeys(messages)))
 
 
 def _last(runs: Sequence[Record]) -> tuple[float, ...]:
@@ -236,7 +236,7 @@ def render_text(sections: Sequence[Section]) -> str:
         rows = [[line.name, *section.values(line)] for line in section.lines]
         blocks += [
             f"## {section.title}: {section.compares}",
-            "\n".join([section.data, *section.remarks]),
+            "\n".join([section.data, *section.messages]),
             markdown(["", *section.columns], rows, left=1),
         ]
     return "\n\n".join(blocks) + "\n"

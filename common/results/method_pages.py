@@ -25,7 +25,7 @@ from common.atomic_write import write_text_atomically
 from common.command_line import REPOSITORY, ArgumentParser, cli_main
 from common.errors import UserError
 from common.results.records import Record, read_runs
-from common.results.report import DOUBT, MARK, NONE, REMARK, BudgetTable, CellResult, Report, Section, make_report
+from common.results.report import DOUBT, MARK, NONE, NOTE, BudgetTable, CellResult, Report, Section, make_report
 from common.results.reported import EXPERIMENTS, Cell, Table, load_tables
 from common.results.tables import markdown
 from common.safe_json import read_json_file
@@ -135,7 +135,7 @@ def _section(section: Section) -> list[str]:
     source = f"published figures: {table.source}{protocol}"
     head = f"**{table.title}** (`{table.id}`): {table.dataset}, {table.metric}; {source}."
     notes = [f"Note: {note}" for note in table.notes if table.published_cells]
-    notes += [f"{REMARK} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
+    notes += [f"{NOTE} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
     return [head, *blocks, *notes] if blocks else []
 
 
@@ -295,7 +295,7 @@ def _networks(page: Page, sources: Sources) -> list[str]:
 
 
 def _pair(cell: Cell) -> str:
-    """Teacher and student, or the network alone; a teacher may stand in the column, remarks in the row."""
+    """Teacher and student, or the network alone; a teacher may stand in the column, notes in the row."""
     teacher = re.search(r"\[(.*)\]", cell.column)
     return (f"{teacher[1]} / " if teacher else "") + re.sub(r" \(.*?\)", "", cell.row)
 

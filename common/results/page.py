@@ -14,12 +14,12 @@ from common.atomic_write import write_text_atomically
 from common.results.analysis import summarize
 from common.results.curves import COLORS, chart, sparkline
 from common.results.records import Curve, Record
-from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, REMARK, WITHIN, CellResult, Report
+from common.results.report import DOUBT, FIGURE_NAMES, MARK, NONE, NOTE, WITHIN, CellResult, Report
 from common.results.reported import Cell
 
 DIRECTORY = Path(__file__).parent
 STYLE = DIRECTORY / "page.css"
-MARKS = SimpleNamespace(MARK=MARK, DOUBT=DOUBT, REMARK=REMARK, WITHIN=WITHIN, NONE=NONE)
+MARKS = SimpleNamespace(MARK=MARK, DOUBT=DOUBT, NOTE=NOTE, WITHIN=WITHIN, NONE=NONE)
 
 
 def write_page(report: Report, file: Path) -> None:

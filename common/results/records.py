@@ -182,12 +182,12 @@ def _precision(runtime: Computing) -> str:
 
 
 def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
-    """All finished runs below `directories` (or in `run.json` files), and remarks about the others.
+    """All finished runs below `directories` (or in `run.json` files), and messages about the others.
 
     Raises:
         UserError: a directory or file that is not there.
     """
-    records, unfinished, remarks, blind = [], Counter(), [], 0
+    records, unfinished, messages, blind = [], Counter(), [], 0
     for directory in _run_directories(directories):
         record = read_record(directory)
         if record is not None and record.done and record.accuracy is None and record.validation:
@@ -197,13 +197,13 @@ def read_runs(directories: Iterable[Path]) -> tuple[list[Record], list[str]]:
         elif record is not None and (finished := _finished(record, directory)):
             records.append(finished)
             if _has_damaged_curve(directory):
-                remarks.append(f"Left out: the curve in {printable(directory / METRICS)}, which is damaged.")
+                messages.append(f"Left out: the curve in {printable(directory / METRICS)}, which is damaged.")
         else:
-            remarks.append(f"Left out: {printable(directory / NAME)} is not a complete record of a run.")
+            messages.append(f"Left out: {printable(directory / NAME)} is not a complete record of a run.")
     counts = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
     if blind:
-        remarks.insert(0, f"Left out: runs that never looked at the test split ({blind}).")
-    return records, [*([f"Left out: runs that are not finished ({counts})."] if counts else []), *remarks]
+        messages.insert(0, f"Left out: runs that never looked at the test split ({blind}).")
+    return records, [*([f"Left out: runs that are not finished ({counts})."] if counts else []), *messages]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from common.results.reported import PROTOCOLS, Cell, Table
 
 MARK = "†"  # data or budget are not the paper's
 DOUBT = "‡"  # the published figure is very likely a misprint
-REMARK = "§"  # the cell has a note of its own
+NOTE = "§"  # the cell has a note of its own
 WITHIN = "≈"  # a difference no larger than the spread over seeds
 NONE = "–"
 LARGEST = 5  # differences in the summary
@@ -48,7 +48,7 @@ class CellResult:
     def published(self) -> str:
         if self.cell.published is None:
             return NONE
-        marks = [mark for mark, text in ((DOUBT, self.cell.misprint), (REMARK, self.cell.note)) if text]
+        marks = [mark for mark, text in ((DOUBT, self.cell.misprint), (NOTE, self.cell.note)) if text]
         return " ".join([str(Mean(self.cell.published, self.cell.std)), *marks])
 
     @property
@@ -265,12 +265,12 @@ class Report:
     Attributes:
         sections: one for each published table.
         others: the runs of no table, such as a user's own experiments.
-        remarks: about files that were left out.
+        messages: about files that were left out.
     """
 
     sections: tuple[Section, ...]
     others: tuple[CellResult, ...]
-    remarks: tuple[str, ...]
+    messages: tuple[str, ...]
 
     @property
     def cells(self) -> int:
@@ -310,7 +310,7 @@ class Report:
 def make_report(
     tables: Iterable[Table],
     records: Iterable[Record],
-    remarks: Iterable[str] = (),
+    messages: Iterable[str] = (),
     unfinished: Iterable[Unfinished] = (),
 ) -> Report:
     """Sort runs into the published tables."""
@@ -322,7 +322,7 @@ def make_report(
         for (paper, experiment), measured in sorted(group.items())
         if not any((paper, experiment) in _wanted(table, conditions) for table in tables)
     ]
-    return Report(tuple(_section(table, groups, broken) for table in tables), tuple(others), tuple(remarks))
+    return Report(tuple(_section(table, groups, broken) for table in tables), tuple(others), tuple(messages))
 
 
 def _section(table: Table, groups: dict[Conditions, Group], broken: Broken) -> Section:

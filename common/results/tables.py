@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.results.analysis import METRICS, mean_figure
-from common.results.report import DOUBT, MARK, NONE, REMARK, WITHIN, BudgetTable, CellResult, Report, Section
+from common.results.report import DOUBT, MARK, NONE, NOTE, WITHIN, BudgetTable, CellResult, Report, Section
 from common.results.reported import Table
 
 HEAD = f"""# Published and measured figures
@@ -13,7 +13,7 @@ HEAD = f"""# Published and measured figures
 Best and last are test accuracies at the best epoch (chosen on the test set itself) and at the last, mean ± standard
 deviation over seeds. {MARK} marks figures that were measured on other data or with another budget than the paper's:
 they prove that everything runs or which way it goes, and do not reproduce the published figure. {DOUBT} marks published
-figures that are doubtful, very likely misprints, {REMARK} those with a note of their own below the table. A published
+figures that are doubtful, very likely misprints, {NOTE} those with a note of their own below the table. A published
 figure is held against the measured one of the same protocol, best epoch or last, and against both where its protocol
 is not known. {WITHIN} marks differences that are no larger than the spread over seeds; one seed shows no spread, and
 no difference of one seed is shown to be real. Rows without a published figure are controls."""
@@ -34,7 +34,7 @@ def render(report: Report, *, unmeasured: bool = False, metrics: Sequence[str] =
     blocks += _others(report.others, metrics)
     if not report.others and not any(section.is_measured for section in report.sections):
         blocks.append("There are no finished runs.")
-    return "\n\n".join([*blocks, *report.remarks]) + "\n"
+    return "\n\n".join([*blocks, *report.messages]) + "\n"
 
 
 def render_runs(report: Report) -> str:
@@ -70,7 +70,7 @@ def _section(section: Section, metrics: Sequence[str]) -> list[str]:
         blocks.append(_compact(table))
     blocks += [f"Control, {'; '.join(names)}: {why}." for why, names in section.controls.items()]
     blocks += [f"{DOUBT} {misprint}" for misprint in section.misprints]
-    blocks += [f"{REMARK} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
+    blocks += [f"{NOTE} {'; '.join(cells)}: {note}." for note, cells in section.cell_notes.items()]
     return [*blocks, *(f"Note: {n}" for n in table.notes)]
 
 

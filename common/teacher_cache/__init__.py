@@ -1,4 +1,4 @@
-"""Teachers' logits that are kept from run to run, one row a view of an image."""
+"""Teachers' logits that are kept from run to run, one row per view of an image."""
 
 from common.teacher_cache.rows import RowFile, RowFileError
 

@@ -20,7 +20,7 @@ def data_parallel(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Dist
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch is about to rename the flag
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, others)
-        # running statistics are averaged once an epoch instead of broadcast at every step
+        # running statistics are averaged once per epoch instead of broadcast at every step
         return DistributedDataParallel(module, broadcast_buffers=False)
 
 

@@ -134,9 +134,9 @@ class Trainer:
         Raises:
             UserError: a damaged checkpoint, or one of a run with other settings.
         """
-        remarks = self.state.resume(len(self.loaders.train))
-        self.messages += remarks or []
-        return remarks is not None
+        messages = self.state.resume(len(self.loaders.train))
+        self.messages += messages or []
+        return messages is not None
 
     def fit(
         self,

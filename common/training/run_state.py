@@ -118,9 +118,9 @@ class RunState:
         content = load_checkpoint(self.files.last, self.step.runtime.device)
         try:
             state = content["training"]
-            remarks = self._require_same_settings(state["settings"], self.files.last)
-            selection = self._check(content, remarks)
-            remarks += self._require_same_past(state, iterations)
+            messages = self._require_same_settings(state["settings"], self.files.last)
+            selection = self._check(content, messages)
+            messages += self._require_same_past(state, iterations)
             # teachers stay as they were loaded
             self.method.load_state_dict({**self.method.state_dict(), **state["weights"]})
             self.optimizer.load_state_dict(content[self.files.optimizer_key])
@@ -135,7 +135,7 @@ class RunState:
         self.selection, self.history, self.seconds = selection, state["history"], state["seconds"]
         self.epochs_done = content["epoch"]
         self.step.state_was_replaced()
-        return remarks
+        return messages
 
     @contextlib.contextmanager
     def weights_from(self, file: Path) -> Iterator[None]:
@@ -245,16 +245,16 @@ class RunState:
             return []
         key = next(iter(changed))
         for line in state["history"]:
-            rate = self.step.optimization.schedule(line["epoch"], iterations - 1, iterations)
-            if not math.isclose(rate, line["learning_rate"], rel_tol=1e-9):
+            lr = self.step.optimization.schedule(line["epoch"], iterations - 1, iterations)
+            if not math.isclose(lr, line["learning_rate"], rel_tol=1e-9):
                 raise UserError(
                     f"{self.files.last} belongs to a run {_with(key, changed[key])}, not "
                     f"{_with(key, self.settings[key])}, by which epoch {line['epoch'] + 1} would have had the learning "
-                    f"rate {rate:g}, not {line['learning_rate']:g}: give the same, or start again without --resume"
+                    f"rate {lr:g}, not {line['learning_rate']:g}: give the same, or start again without --resume"
                 )
         return [f"the run was begun {_with(key, changed[key])} and goes on {_with(key, self.settings[key])}"]
 
-    def _check(self, content: dict[str, Any], remarks: list[str]) -> Accuracies | ValidationFigures:
+    def _check(self, content: dict[str, Any], messages: list[str]) -> Accuracies | ValidationFigures:
         """Whether a checkpoint is what this run would have written; nothing is changed.
 
         Returns:
@@ -269,7 +269,7 @@ class RunState:
         if type(epoch) is not int or not 1 <= epoch <= epochs:
             raise MismatchError(f"it says that {epoch!r:.40} of {epochs} epochs are finished")
         require_keys(state, own["training"], "training")
-        require_weights(state["weights"], self._expected_weights(state["weights"], remarks), "training.weights")
+        require_weights(state["weights"], self._expected_weights(state["weights"], messages), "training.weights")
         require_weights(content[self.files.weights_key], own[self.files.weights_key], self.files.weights_key)
         optimizer = content[self.files.optimizer_key]
         require_keys(optimizer, {"state": None, "param_groups": None}, "optimizer")
@@ -289,11 +289,11 @@ class RunState:
             raise MismatchError(f"'{self.files.accuracy_key}' is not the best accuracy of its history")
         return selection
 
-    def _expected_weights(self, saved: Any, remarks: list[str]) -> dict[str, Any]:
-        """What the method's saved state is held against; an older one had nothing but tensors, which is remarked."""
+    def _expected_weights(self, saved: Any, messages: list[str]) -> dict[str, Any]:
+        """What the method's saved state is held against; an older one had nothing but tensors, which a message says."""
         expected = self._trained_state()
         if (extra := "_extra_state") in expected and extra not in saved and is_empty(expected[extra]):
-            remarks.append("warning: the checkpoint has nothing but tensors: what else the method learns starts again")
+            messages.append("warning: the checkpoint has nothing but tensors: what else the method learns starts again")
             return {key: value for key, value in expected.items() if key != extra}
         return expected
 

@@ -240,16 +240,16 @@ def _messages(spec: RunSpec, run: RunDirectory, trainer: Trainer, resumed: bool)
             measured = f": {recorded['accuracy_on']} accuracy {recorded['accuracy']:.2f}"
         messages.append(f"teacher {teacher.name} from {teacher.path} ({teacher.origin}){measured}")
     mine = spec.budget.epochs, spec.budget.published_epochs, spec.budget.batches
-    messages += [line for teacher in spec.teachers for line in teacher.remarks_on_budget(*mine)]
-    messages += [line for teacher in spec.teachers for line in teacher.remarks_on_data(spec.data.fingerprint)]
+    messages += [line for teacher in spec.teachers for line in teacher.messages_on_budget(*mine)]
+    messages += [line for teacher in spec.teachers for line in teacher.messages_on_data(spec.data.fingerprint)]
     messages += [*spec.data.messages, *spec.method.messages, *spec.messages]
     if resumed:
         messages.append(f"resuming after epoch {trainer.state.epochs_done}/{trainer.epochs}")
-        messages += remarks_on_best(spec.best_file, trainer.state)
+        messages += messages_on_best(spec.best_file, trainer.state)
     return messages
 
 
-def remarks_on_best(file: Path | None, state: RunState) -> list[str]:
+def messages_on_best(file: Path | None, state: RunState) -> list[str]:
     """What a person should know about the checkpoint of the best epoch before a run goes on; `last` may replace it."""
     epoch = state.selection.best_epoch
     try:

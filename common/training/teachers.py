@@ -84,7 +84,7 @@ class TeacherCheckpoint:
             raise UserError(f"{error}; a right one comes from {self.command}") from error
         return content
 
-    def remarks_on_budget(self, epochs: int, published_epochs: int, batches: int | None) -> list[str]:
+    def messages_on_budget(self, epochs: int, published_epochs: int, batches: int | None) -> list[str]:
         """A warning where it was trained less than its student will be, each measured by what its paper asks for.
 
         Args:
@@ -101,7 +101,7 @@ class TeacherCheckpoint:
         mine = f"{epochs} of {published_epochs}" + (f" of at most {batches} batches" if batches is not None else "")
         return [f"warning: teacher {self.name} was trained for {length} only, and the student will be for {mine}"]
 
-    def remarks_on_data(self, fingerprint: str) -> list[str]:
+    def messages_on_data(self, fingerprint: str) -> list[str]:
         """A warning where it was trained on other data than its student's, as far as that is known.
 
         Args:

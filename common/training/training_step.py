@@ -211,7 +211,7 @@ class TrainingStep:
         return detached
 
     def _step_optimizer(self) -> None:
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        lrs = [group["lr"] for group in self.optimizer.param_groups]
         if self.graphed:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.device_lr
@@ -219,8 +219,8 @@ class TrainingStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         finally:
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate  # a number again: checkpoints hold it
+            for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr  # a number again: checkpoints hold it
 
 
 def compiler_settings(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -19,17 +19,17 @@ from ._base import Distiller
 def margin(bn: nn.BatchNorm2d) -> Tensor:
     """m_c = E[x | x < 0] for x ~ N(bias_c, |weight_c|), the mean of the teacher's negative responses (eq. 4).
 
-    Where less than a thousandth of the mass is negative, -3 deviations.
+    Where less than a thousandth of the mass is negative, -3 stds.
 
     Returns:
         [C], computed in float64 and rounded to float32.
     """
-    deviation, mean = bn.weight.detach().double().abs(), bn.bias.detach().double()
-    z = -mean / deviation
+    std, mean = bn.weight.detach().double().abs(), bn.bias.detach().double()
+    z = -mean / std
     below = torch.special.ndtr(z)
     density = (-0.5 * z**2).exp() / math.sqrt(2 * math.pi)
-    expectation = mean - deviation * density / below.clamp(min=1e-300)
-    return torch.where(below > 0.001, expectation, -3 * deviation).float()
+    expectation = mean - std * density / below.clamp(min=1e-300)
+    return torch.where(below > 0.001, expectation, -3 * std).float()
 
 
 def partial_l2(f_s: Tensor, f_t: Tensor, margins: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ class Distillation(Method):
         return self._output(self.distiller(**self.keywords.choose(usual, {"index": indices})))
 
     def _output(self, result: Any) -> StepOutput:
-        """(logits, losses), between which some return something of their own; losses may be one number a sample."""
+        """(logits, losses), between which some return something of their own; losses may be one number per sample."""
         logits, losses = (result[0], result[-1]) if isinstance(result, tuple | list) else (None, None)
         if not isinstance(logits, Tensor) or logits.dim() != 2 or not isinstance(losses, Mapping):
             given = (
@@ -351,8 +351,8 @@ def _check_keywords(method: Distillation, trainer: str) -> None:
 @torch.no_grad()
 def _evaluation_messages(method: Distillation, images: Tensor, runtime: Runtime) -> list[str]:
     with runtime.autocast():
-        judged, alone = method.evaluated(images), method.student(images)[0]
-    if judged.shape == alone.shape and torch.allclose(judged.float(), alone.float(), rtol=1e-3, atol=1e-4):
+        evaluated, alone = method.evaluated(images), method.student(images)[0]
+    if evaluated.shape == alone.shape and torch.allclose(evaluated.float(), alone.float(), rtol=1e-3, atol=1e-4):
         return []
     name = type(method.distiller).__name__
     return [f"accuracy is that of {name}.forward_test; the student alone, which student_best has, gives other logits"]

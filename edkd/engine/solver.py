@@ -11,8 +11,8 @@ from edkd.engine.node import Node
 
 def make_optimizer(cfg: Node, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """SGD with momentum; for the dot trainers DOT, which splits the momentum."""
-    rate, momentum, decay = cfg.SOLVER.LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY
+    lr, momentum, decay = cfg.SOLVER.LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY
     if "dot" in cfg.SOLVER.TRAINER:
         delta = cfg.SOLVER.DOT.DELTA
-        return DOT(parameters, rate, momentum - delta, momentum + delta, decay)
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay)
+        return DOT(parameters, lr, momentum - delta, momentum + delta, decay)
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)

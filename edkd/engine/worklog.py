@@ -1,4 +1,4 @@
-"""`worklog.txt`: a block an epoch, in the published form."""
+"""`worklog.txt`: a block per epoch, in the published form."""
 
 from __future__ import annotations
 

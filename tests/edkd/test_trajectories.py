@@ -68,8 +68,8 @@ def test_trajectory(case, way, monkeypatch, tmp_path):
     )
 
     assert len(seen) == len(case["steps"])
-    for (rate, losses), expected in zip(seen, case["steps"], strict=True):
-        assert rate == pytest.approx(expected["lr"], rel=1e-9)
+    for (lr, losses), expected in zip(seen, case["steps"], strict=True):
+        assert lr == pytest.approx(expected["lr"], rel=1e-9)
         assert sum(losses.values()) == pytest.approx(expected["total"], rel=1e-6)
         for name, value in losses.items():
             assert value == pytest.approx(expected[name], rel=1e-6)

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.training.checkpoints import load_checkpoint, load_weights
 from common.training.engine import Trainer
 from common.training.method import FrozenTeacher, Method, StepOutput
-from common.training.run_training import remarks_on_best
+from common.training.run_training import messages_on_best
 from edkd.engine.dot import DOT
 from tests.processes import lose_checkpoint
 from tests.training.test_engine import batches, run_directory, trainer
@@ -323,9 +323,9 @@ def test_a_lost_checkpoint_of_the_best_epoch_is_said(by, tmp_path):
     training, best = with_accuracies(tmp_path, 50.0, 10.0), tmp_path / "best"
     training.epochs = 2
     training.fit(run_directory(tmp_path))
-    assert remarks_on_best(best, training.state) == []
+    assert messages_on_best(best, training.state) == []
     lose_checkpoint(best, by, "a")
-    (said,) = remarks_on_best(best, training.state)
+    (said,) = messages_on_best(best, training.state)
     assert said.startswith("warning: ")
     assert "the network of the best epoch, 1, is lost unless a later" in said
 

@@ -170,12 +170,12 @@ def large(count: int, batch_size: int, *, train: bool, directory: Path, **option
     return ImageFileLoader(images, batch_size, NORMALIZATION, train=train, size=8, **options)
 
 
-def enlarged(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> UpscaledLoader:
+def upscaled(count: int, batch_size: int, *, train: bool, directory: Path, **options) -> UpscaledLoader:
     inside = small(count, batch_size, train=train, directory=directory, **options)
     return UpscaledLoader(inside, 8, 8, NORMALIZATION, jitter=0.0, train=train)
 
 
-LOADERS = {"small images": small, "large images": large, "enlarged images": enlarged}
+LOADERS = {"small images": small, "large images": large, "upscaled images": upscaled}
 
 # images, batch size, processes -> images of an epoch in training
 REMAINDERS = [

@@ -109,9 +109,9 @@ def test_arrays_and_bytes_of_every_protocol(protocol, tmp_path):
 
 
 ODD = {
-    "a label beyond all": ("data_batch_2", "labels", lambda labels: [10**30, *labels[1:]], "one label an image"),
-    "a label of text": ("test_batch", "labels", lambda labels: ["cat", *labels[1:]], "one label an image"),
-    "a label too many": ("test_batch", "labels", lambda labels: [*labels, 1], "one label an image"),
+    "a label beyond all": ("data_batch_2", "labels", lambda labels: [10**30, *labels[1:]], "one label per image"),
+    "a label of text": ("test_batch", "labels", lambda labels: ["cat", *labels[1:]], "one label per image"),
+    "a label too many": ("test_batch", "labels", lambda labels: [*labels, 1], "one label per image"),
     "a negative label": ("test_batch", "labels", lambda labels: [-1, *labels[1:]], "a label outside the 10 classes"),
     **{
         f"a class name that is {name!r}": (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from mlkd.calibration import calibrate, combine, first_weights
+from mlkd.calibration import calibrate, combine, initial_weights
 from mlkd.data import NORMALIZATION
 from mlkd.ensemble import Ensemble, read_ensemble
 from mlkd.teachers import InputSpec, find_checkpoint
@@ -107,15 +107,15 @@ def test_the_mean_is_what_the_ensemble_computes():
 
 def test_the_published_fit_begins_as_a_linear_layer_does():
     """Uniform within 1 / sqrt(M): weights of 300 seeds, five at a time, as those of the figures' two cases are not."""
-    weights = torch.stack([first_weights(5, seed) for seed in range(300)])
+    weights = torch.stack([initial_weights(5, seed) for seed in range(300)])
     bound = 5**-0.5
     assert weights.abs().max() < bound
     assert weights.abs().max() > 0.99 * bound
     assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
     assert weights.mean().abs() < 0.03
-    assert torch.equal(first_weights(5, 1), weights[1])
+    assert torch.equal(initial_weights(5, 1), weights[1])
     state = torch.get_rng_state()
-    first_weights(5, 2)
+    initial_weights(5, 2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -204,7 +204,7 @@ BAD_FILES = {
     "none": ('{"models": [], "names": []}', "0 models"),
     "weights": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1, 2]}', "2 weights for 1 models"),
     "words": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": ["1"]}', "must be a list of finite numbers"),
-    "misspelt": ('{"models": ["a.pth"], "names": ["resnet18"], "weigths": [1]}', "no 'weights' but 'weigths'"),
+    "misspelled": ('{"models": ["a.pth"], "names": ["resnet18"], "weigths": [1]}', "no 'weights' but 'weigths'"),
     "huge": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [1e300]}', "must be from -1e.12 to 1e.12"),
     "not a number": ('{"models": ["a.pth"], "names": ["resnet18"], "weights": [NaN]}', "NaN is not a number of JSON"),
 }

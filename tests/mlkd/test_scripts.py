@@ -14,7 +14,7 @@ import torch
 
 from common.training.runtime import Runtime
 from mlkd.calibrate import MEANINGLESS, MemberLogits
-from mlkd.calibration import first_weights
+from mlkd.calibration import initial_weights
 from mlkd.data import DataFlags, load_data, part_batches
 from mlkd.exits import accuracies
 from mlkd.student import EXITS, MultiResNetV2
@@ -173,8 +173,8 @@ def test_calibration_as_published(run_script, where, ensemble, monkeypatch):
     assert ended.code == 0, ended.stderr
     weights = json.loads(ensemble.read_text())["weights"]
     # 2 batches of 6 and -b 6: gradients of 21 batches would be summed, so that each epoch has one update
-    assert weights == pytest.approx((first_weights(2, 5)).tolist(), abs=0.0035)
-    assert weights != pytest.approx((first_weights(2, 5)).tolist(), abs=0.0005)
+    assert weights == pytest.approx((initial_weights(2, 5)).tolist(), abs=0.0035)
+    assert weights != pytest.approx((initial_weights(2, 5)).tolist(), abs=0.0005)
     assert "config.json: timm's names are those in 'names'" in ended.stdout
     assert "fitting on 12 augmented training images, 3 updates from [" in ended.stdout
     assert [len(images) for images in seen] == [6] + [1] + [6] * 6  # seven validation images, then three epochs

@@ -80,8 +80,8 @@ def run(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):
     method = build(case)
-    for (rate, losses), expected in zip(run(case, method, tmp_path, monkeypatch, way), case["steps"], strict=True):
-        assert rate == pytest.approx(expected["lr"], rel=1e-9)
+    for (lr, losses), expected in zip(run(case, method, tmp_path, monkeypatch, way), case["steps"], strict=True):
+        assert lr == pytest.approx(expected["lr"], rel=1e-9)
         for name in ("loss_cls", "loss_kd", "loss_feat"):
             assert losses[name] == pytest.approx(expected[name], rel=1e-6)
         assert sum(losses.values()) == pytest.approx(expected["total"], rel=1e-6)

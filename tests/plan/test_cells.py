@@ -106,7 +106,7 @@ def test_settings_of_tfkd_are_what_the_method_takes():
         settings, params = SETTINGS.of(run), read_params(REPOSITORY / run.parameters / "params.json")
         assert (settings["momentum"], settings["weight_decay"]) == (main.MOMENTUM, main.WEIGHT_DECAY)
         assert (tuple(settings["milestones"]), settings["gamma"]) == (main.MILESTONES, main.GAMMA)
-        assert settings["rate_batch_size"] == main.RATE_BATCH_SIZE
+        assert settings["rate_batch_size"] == main.LR_BATCH_SIZE
         read = {key: value for key, value in settings.items() if hasattr(params, key)}
         assert read == {key: getattr(params, key) for key in read}
         assert ("alpha" in settings) == params.has_teacher

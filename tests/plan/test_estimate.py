@@ -36,7 +36,7 @@ def test_images_of_a_run(tmp_path, flags, params, expected):
 def test_a_variant_takes_as_long_as_what_it_is_a_variant_of(tmp_path):
     table = {"stub net": {"epochs": 1}, "other net --smooth": {"epochs": 2}}
     assert measured_step(task(tmp_path), table) == {"epochs": 1}
-    assert measured_step(task(tmp_path, experiment="nets"), table) is None
+    assert measured_step(task(tmp_path, experiment="networks"), table) is None
     assert measured_step(task(tmp_path), {**table, "stub net --smooth": {"epochs": 3}}) == {"epochs": 3}
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from tests.golden import conformance, draw
 from tfkd import losses
-from tfkd.losses import designed_teacher, kd_loss, label_smoothing_loss, regularization_loss, regularization_scale
+from tfkd.losses import kd_loss, label_smoothing_loss, regularization_loss, regularization_scale, virtual_teacher
 
 CASES = conformance("losses/tfkd.json")["cases"]
 
@@ -46,10 +46,10 @@ def test_value_parts_and_gradient(case, monkeypatch):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "virtual_teacher" in c], ids=lambda case: case["id"])
-def test_designed_teacher(case):
+def test_virtual_teacher(case):
     targets = draw(case["inputs"]["target"])
     K = draw(case["inputs"]["student_logits"]).shape[1]
-    p_d = designed_teacher(targets, K, torch.float64)
+    p_d = virtual_teacher(targets, K, torch.float64)
     softened = (p_d / case["hyper"]["reg_temperature"]).softmax(1)
     right, wrong = targets[0], (targets[0] + 1) % K
     assert [p_d[0, right].item(), p_d[0, wrong].item()] == pytest.approx(case["virtual_teacher"]["before_softmax"])
@@ -80,7 +80,7 @@ class TestPaperForm:
         assert total.item() == pytest.approx(0.3 * self.H + 0.7 * kl)
 
     def test_regularization(self):
-        softened = designed_teacher(self.targets, 10, torch.float64) ** (1 / 20)
+        softened = virtual_teacher(self.targets, 10, torch.float64) ** (1 / 20)
         kl = self.kl(softened / softened.sum(1, keepdim=True), (self.z / 20).softmax(1))
         options = {"alpha": 0.1, "temperature": 20, "multiplier": 100}
         total = sum(regularization_loss(self.z, self.targets, **options, form="paper").values())

@@ -265,7 +265,7 @@ def test_placed_teachers_come_first(workspace):
     assert found.command == "`python main.py --model_dir experiments/base_experiments/base_cnn/` in tfkd/"
 
 
-def test_a_teacher_of_other_data_is_remarked(workspace):
+def test_a_message_tells_of_a_teacher_of_other_data(workspace):
     workspace.experiment(BASELINE, dataset="cifar100")
     workspace.experiment(SELF_TAUGHT_CNN)
     assert workspace.run(BASELINE, *ONE, "--num_class", "150").code == 0

@@ -5,7 +5,7 @@ import torch
 
 from common.training.schedules import step_decay
 from tests.golden import conformance
-from tfkd.main import GAMMA, MILESTONES, MOMENTUM, RATE_BATCH_SIZE, WEIGHT_DECAY, make_optimizer
+from tfkd.main import GAMMA, LR_BATCH_SIZE, MILESTONES, MOMENTUM, WEIGHT_DECAY, make_optimizer
 from tfkd.params import Params
 
 FIGURES = conformance("schedules.json")
@@ -13,7 +13,7 @@ FIGURES = conformance("schedules.json")
 
 @pytest.mark.parametrize("entry", FIGURES["tfkd"]["entries"], ids=lambda e: f"{e['path']}-{e['base_lr']}-{e['warm']}")
 def test_rates(entry):
-    base_lr = entry["learning_rate"] * entry["batch_size"] / RATE_BATCH_SIZE
+    base_lr = entry["learning_rate"] * entry["batch_size"] / LR_BATCH_SIZE
     assert base_lr == pytest.approx(entry["base_lr"], rel=1e-12)
     rate = step_decay(base_lr, MILESTONES, GAMMA, warmup_epochs=entry["warm"])
     n = entry["iterations_per_epoch"]

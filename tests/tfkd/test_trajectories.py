@@ -8,7 +8,7 @@ from common.models import create_model
 from common.training.schedules import step_decay
 from tests.golden import conformance, draw, golden_fill
 from tests.trajectories import WAYS, watched_steps
-from tfkd.main import GAMMA, MILESTONES, RATE_BATCH_SIZE, make_optimizer
+from tfkd.main import GAMMA, LR_BATCH_SIZE, MILESTONES, make_optimizer
 from tfkd.methods import Baseline, Distillation, LabelSmoothing, Regularization
 from tfkd.params import Params
 
@@ -55,7 +55,7 @@ def build(case: dict):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_trajectory(case, way, monkeypatch, tmp_path):
-    base_lr = case["hyper"]["learning_rate"] * case["batch"] / RATE_BATCH_SIZE
+    base_lr = case["hyper"]["learning_rate"] * case["batch"] / LR_BATCH_SIZE
     params = Params(
         case["student"], 1.0, "yes", "none", case["hyper"]["learning_rate"], case["batch"], case["epochs"], "cifar100"
     )
@@ -73,8 +73,8 @@ def test_trajectory(case, way, monkeypatch, tmp_path):
 
     alpha = case["hyper"].get("alpha", case["hyper"].get("reg_alpha"))
     assert len(seen) == len(case["steps"])
-    for (rate, losses), expected in zip(seen, case["steps"], strict=True):
-        assert rate == pytest.approx(expected["lr"], rel=1e-7)
+    for (lr, losses), expected in zip(seen, case["steps"], strict=True):
+        assert lr == pytest.approx(expected["lr"], rel=1e-7)
         assert sum(losses.values()) == pytest.approx(expected["total"], rel=1e-6)
         if "soft_term" in expected:
             assert losses["cross_entropy"] == pytest.approx((1 - alpha) * expected["ce"], rel=1e-6)

@@ -114,10 +114,10 @@ def test_what_its_run_says_is_not_measured_unless_that_was_on_other_data(teacher
     ],
 )
 def test_a_teacher_of_other_data_is_warned_of_in_words(teacher, trained_on, words, warning):
-    remarks = TeacherCheckpoint("net", teacher.path, "`train`", trained_on=trained_on, data=words).remarks_on_data(
+    messages = TeacherCheckpoint("net", teacher.path, "`train`", trained_on=trained_on, data=words).messages_on_data(
         "same"
     )
-    assert [warning in remark for remark in remarks] == ([True] if warning else [])
+    assert [warning in message for message in messages] == ([True] if warning else [])
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_a_teacher_of_other_data_is_warned_of_in_words(teacher, trained_on, word
 )
 def test_a_teacher_trained_less_than_its_student_is_warned_of(teacher, budget, student, warning):
     record = dict(zip(("epochs", "published_epochs", "batches"), budget, strict=True))
-    remarks = TeacherCheckpoint("net", teacher.path, "`train`", budget=record).remarks_on_budget(*student)
-    assert [warning in remark for remark in remarks] == ([True] if warning else [])
+    messages = TeacherCheckpoint("net", teacher.path, "`train`", budget=record).messages_on_budget(*student)
+    assert [warning in message for message in messages] == ([True] if warning else [])
