@@ -76,7 +76,7 @@ def student_parser(description: str | None) -> ArgumentParser:
         const=LATEST,
         default="",
         metavar="PATH",
-        help="go on with the run of a checkpoint or "
+        help="resume the run of a checkpoint or "
         "directory; without PATH with the latest run of these settings, if there is one",
     )
     add("-e", "--evaluate", action="store_true", help="evaluate the checkpoint --resume PATH and leave")

@@ -133,7 +133,7 @@ def announce(directory: Path, place: Path, python: Path | None) -> None:
         )
     print(f"installing PyTorch and the other packages of requirements.txt into {directory}, once")
     print(
-        f"  up to {space:g} GB of disk ({free:.1f} GB are free) and {MINUTES}; Ctrl-C stops, the same command goes on",
+        f"  up to {space:g} GB of disk ({free:.1f} GB are free) and {MINUTES}; Ctrl-C stops, the same command resumes",
         flush=True,
     )
 
@@ -216,7 +216,7 @@ def main() -> None:
         else:
             sys.exit(__doc__)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the same command resumes here", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         _explain(str(error), what=error.filename)

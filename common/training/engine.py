@@ -176,7 +176,7 @@ class Trainer:
             status = "done"
         except KeyboardInterrupt as signal:
             status = "stopped"
-            signal.args = ("the same command with --resume goes on from the last finished epoch",)
+            signal.args = ("the same command with --resume continues from the last finished epoch",)
             raise
         except Exception as error:
             problem = str(error)

@@ -252,7 +252,7 @@ class RunState:
                     f"{_with(key, self.settings[key])}, by which epoch {line['epoch'] + 1} would have had the learning "
                     f"rate {lr:g}, not {line['learning_rate']:g}: give the same, or start again without --resume"
                 )
-        return [f"the run was begun {_with(key, changed[key])} and goes on {_with(key, self.settings[key])}"]
+        return [f"the run was begun {_with(key, changed[key])} and is resumed {_with(key, self.settings[key])}"]
 
     def _check(self, content: dict[str, Any], messages: list[str]) -> Accuracies | ValidationFigures:
         """Whether a checkpoint is what this run would have written; nothing is changed.

@@ -304,7 +304,7 @@ def _problem_with(spec: RunSpec, before: RunRecord, record: RunRecord) -> str | 
     how = "a finished run" if before.done else f"a run of which {before.epochs_done} epochs are done"
     return (
         f"{place} holds {how} of '{before.experiment}' with {_difference(before, record)}: give its own flags and "
-        f"--resume to go on with it; {advice}"
+        f"--resume to continue it; {advice}"
     )
 
 

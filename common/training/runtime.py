@@ -64,12 +64,12 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
         help="on a GPU, do not capture steps and evaluation as CUDA graphs: slower, and takes less memory",
     )
     add("--seed", type=seed_number, default=0, help="of initial weights, order, augmentation and dropout")
-    add("--resume", action="store_true", help="go on with the run in this directory if there is one")
+    add("--resume", action="store_true", help="resume the run in this directory if there is one")
     add(
         "--stop-after",
         type=positive_int,
         metavar="N",
-        help="stop when N epochs are done, those of earlier starts included; --resume goes on",
+        help="stop when N epochs are done, those of earlier starts included; --resume continues",
     )
     add("--overwrite", action="store_true", help="set aside another run, or a finished one, that is in its directory")
     add(

@@ -190,7 +190,7 @@ def test_stopped(workspace):
     directory = workspace.experiment(CNN, **UNEVEN)
     first, second = workspace.run_distributed(2, CNN, prepare=stop_all)
     assert (first.code, second.code) == (130, 130)
-    assert first.stderr == "stopped; the same command with --resume goes on from the last finished epoch\n"
+    assert first.stderr == "stopped; the same command with --resume continues from the last finished epoch\n"
     assert second.stderr == ""
     assert record(directory)["status"] == "stopped"
 

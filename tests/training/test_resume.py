@@ -235,7 +235,7 @@ def test_from_a_shell(workspace):
     assert not temporary.exists()
 
 
-STOPPED = "stopped; the same command with --resume goes on from the last finished epoch\n"
+STOPPED = "stopped; the same command with --resume continues from the last finished epoch\n"
 
 
 def epochs_done(directory: Path) -> int:
@@ -366,7 +366,7 @@ def test_more_epochs_where_the_finished_ones_stay_the_same(workspace):
     assert (short.code, epochs_done(directory)) == (130, 1)
     longer = workspace.run(CNN, "--epochs", "3", "--resume")
     assert longer.code == 0, longer.stderr
-    assert "the run was begun with epochs = 2 and goes on with epochs = 3" in longer.stdout
+    assert "the run was begun with epochs = 2 and is resumed with epochs = 3" in longer.stdout
     assert epochs_done(directory) == 3
     resumed = metrics(directory)
     assert workspace.run(CNN, "--epochs", "3").code == 0
