@@ -81,15 +81,15 @@ def load(name: str, root: Path, *, download: bool = True) -> Dataset[ImageArrays
         )
     sources = [folder / file for file in (*release.train, *release.test, release.meta)]
     arrays = cached(root, name, sources, lambda: _decode_release(folder, release))
-    train, test = (ImageArrays(arrays[f"{part}_pixels"], arrays[f"{part}_targets"]) for part in ("train", "test"))
+    train, test = (ImageArrays(arrays[f"{split}_pixels"], arrays[f"{split}_targets"]) for split in ("train", "test"))
     digests = dict(zip((*release.train, *release.test), arrays["digests"].tolist(), strict=True))
     return Dataset(name, train, test, tuple(arrays["classes"].tolist()), *_identity(folder, release, digests))
 
 
 def _decode_release(folder: Path, release: _Release) -> dict[str, np.ndarray]:
-    """Pixels and targets of both parts, names of the classes, MD5 of each batch file."""
+    """Pixels and targets of both splits, names of the classes, MD5 of each batch file."""
     digests, arrays = [], {}
-    for part, files in (("train", release.train), ("test", release.test)):
+    for split, files in (("train", release.train), ("test", release.test)):
         pixels, targets = [], []
         for file in files:
             content = _read_bytes(folder / file)
@@ -97,15 +97,15 @@ def _decode_release(folder: Path, release: _Release) -> dict[str, np.ndarray]:
             images, labels = _decode(folder / file, content, release.label_key)
             pixels.append(images)
             targets.append(labels)
-        arrays |= {f"{part}_pixels": np.concatenate(pixels), f"{part}_targets": np.concatenate(targets)}
+        arrays |= {f"{split}_pixels": np.concatenate(pixels), f"{split}_targets": np.concatenate(targets)}
     meta = _unpickle(folder / release.meta, _read_bytes(folder / release.meta))
     if not isinstance(meta, dict) or not isinstance(meta.get(release.names_key), list):
         raise UserError(f"{folder / release.meta}: no list '{release.names_key}'; delete {folder} and fetch it again")
     classes = meta[release.names_key]
     if not all(isinstance(name, str) for name in classes):
         raise UserError(f"{folder / release.meta}: a name in '{release.names_key}' is no text")
-    for part in ("train", "test"):
-        targets = arrays[f"{part}_targets"]
+    for split in ("train", "test"):
+        targets = arrays[f"{split}_targets"]
         if len(targets) and not (targets.min() >= 0 and targets.max() < len(classes)):
             raise UserError(f"{folder}: a label outside the {len(classes)} classes that {release.meta} names")
     return {**arrays, "classes": np.array(classes), "digests": np.array(digests)}

@@ -125,7 +125,7 @@ def add_skip_flag(group: argparse._ArgumentGroup) -> None:
 
 
 def split_validation(train: Any, fraction: float) -> tuple[Any, Any]:
-    """The training set without its part for validation, and that part; None where `--val-fraction` is 0.
+    """The training set without its validation split, and that split; None where `--val-fraction` is 0.
 
     Args:
         train: an image set with `split`.
@@ -140,15 +140,15 @@ def split_validation(train: Any, fraction: float) -> tuple[Any, Any]:
 
 
 def check_nonempty(batches: Mapping[str, Sized], of: str = "") -> None:
-    """Check that each part of a dataset gives at least one batch.
+    """Check that each split of a dataset gives at least one batch.
 
     Args:
-        batches: part -> its batches.
+        batches: split -> its batches.
         of: ends the message: what there was to begin with.
 
     Raises:
-        UserError: a part gives none.
+        UserError: a split gives none.
     """
-    for part, cut in batches.items():
+    for split, cut in batches.items():
         if not len(cut):
-            raise UserError(f"no {part} images are left to make a batch of{of}")
+            raise UserError(f"no {split} images are left to make a batch of{of}")

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from common.data.augmentation import Normalization
 from common.data.datasets import Dataset, ImageSet, describe_provenance
 from common.data.device_loader import Batch, batch_bounds, evenly_spaced
-from common.data.image_folder import list_parts
+from common.data.image_folder import list_splits
 from common.data.images import Members, check_splits_nonempty, fingerprint, read_image, without_bad
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_count
@@ -67,14 +67,14 @@ def load_image_files(name: str, root: Path, *, skip_bad: bool = False) -> Datase
         UserError: absent, or classes that differ between the parts.
     """
     folder = root / name
-    tested = next((part for part in ("val", "test") if (folder / part).is_dir()), None)
+    tested = next((split for split in ("val", "test") if (folder / split).is_dir()), None)
     if tested is None or not (folder / "train").is_dir():
         raise UserError(
             f"{'ImageNet' if name == 'imagenet' else name} is not in {folder}: it needs train/<class>/ and "
             "val/<class>/ with the images of each class (data/README.md); "
             "`python -m common.data.synthetic DEST --layout imagenet` writes a small stand-in"
         )
-    classes, parts, messages = list_parts(folder)
+    classes, parts, messages = list_splits(folder)
     if missing := [classes[i] for i in sorted({*range(len(classes))} - {target for _, target in parts[1]})]:
         raise UserError(f"{folder / tested} lacks the class {missing[0]} that {folder / 'train'} has, or its images")
     content = "image folder"

@@ -34,36 +34,36 @@ def load(name: str, root: Path, image_size: int | None = None, *, skip_bad: bool
         skip_bad: leave out images that cannot be read.
 
     Raises:
-        UserError: as of `list_parts`, images that cannot be read or differ in size.
+        UserError: as of `list_splits`, images that cannot be read or differ in size.
     """
     folder = root / name
-    classes, parts, messages = list_parts(folder)
-    parts, skipped = without_bad(root, name, parts, skip=skip_bad)
-    check_splits_nonempty(folder, classes, parts)
-    train_files, test_files = ([f for f, _ in members] for members in parts)
-    decoded = decode_parts(root, name, train_files, test_files, image_size)
+    classes, splits, messages = list_splits(folder)
+    splits, skipped = without_bad(root, name, splits, skip=skip_bad)
+    check_splits_nonempty(folder, classes, splits)
+    train_files, test_files = ([f for f, _ in members] for members in splits)
+    decoded = decode_splits(root, name, train_files, test_files, image_size)
     if decoded[0].shape[1:] != decoded[1].shape[1:]:
         raise UserError(f"{folder}: training and test images differ in size; give --image-size")
     train, test = (
-        ImageArrays(pixels, np.array([i for _, i in members])) for pixels, members in zip(decoded, parts, strict=True)
+        ImageArrays(pixels, np.array([i for _, i in members])) for pixels, members in zip(decoded, splits, strict=True)
     )
-    content, digest = describe_provenance(folder, "image folder"), fingerprint(root, name, parts)
+    content, digest = describe_provenance(folder, "image folder"), fingerprint(root, name, splits)
     return Dataset(name, train, test, classes, content, digest, messages=(*messages, *skipped))
 
 
-def list_parts(folder: Path) -> tuple[tuple[str, ...], tuple[Members, Members], tuple[str, ...]]:
+def list_splits(folder: Path) -> tuple[tuple[str, ...], tuple[Members, Members], tuple[str, ...]]:
     """Classes, training and test images, and lines for the log about what was ignored.
 
     Hidden folders are no classes.
 
     Raises:
-        UserError: no test part, a class without training images, a class of the test part that is not trained on.
+        UserError: no test split, a class without training images, a class of the test split that is not trained on.
     """
-    test = next((folder / part for part in ("val", "test") if (folder / part).is_dir()), None)
+    test = next((folder / split for split in ("val", "test") if (folder / split).is_dir()), None)
     if test is None:
         raise UserError(f"{folder} has train/ but neither val/ nor test/: accuracies need one of them")
     ignored: Counter[str] = Counter()
-    classes, of_test = (_class_names(part, ignored) for part in (folder / "train", test))
+    classes, of_test = (_class_names(split, ignored) for split in (folder / "train", test))
     if extra := set(of_test) - set(classes):
         raise UserError(f"{test} has a class that {folder / 'train'} lacks: {min(extra)}")
     train = [list_images(folder / "train" / name, ignored) for name in classes]
@@ -74,26 +74,26 @@ def list_parts(folder: Path) -> tuple[tuple[str, ...], tuple[Members, Members], 
         )
     tested = [list_images(test / name, ignored) for name in classes]
     train_members, test_members = (
-        [(file, i) for i, files in enumerate(part) for file in files] for part in (train, tested)
+        [(file, i) for i, files in enumerate(split) for file in files] for split in (train, tested)
     )
-    parts = train_members, test_members
-    for place, members in zip((folder / "train", test), parts, strict=True):
+    splits = train_members, test_members
+    for place, members in zip((folder / "train", test), splits, strict=True):
         if not members:
             raise UserError(f"{place}: no images ({', '.join(sorted(SUFFIXES))}) in its class folders")
     messages = [*describe_ignored(folder, ignored)]
     if test.name == "val" and (folder / "test").is_dir():
-        messages.append(f"{printable(folder)}: val/ is the part for testing, and test/ is not looked at")
+        messages.append(f"{printable(folder)}: val/ is the test split, and test/ is not looked at")
     if untested := [name for name, files in zip(classes, tested, strict=True) if not files]:
         first = printable(Path(untested[0]))
         messages.append(
             f"{printable(test)}: no images of {len(untested)} classes, such as {first}: they are not tested"
         )
-    return tuple(classes), parts, tuple(messages)
+    return tuple(classes), splits, tuple(messages)
 
 
-def _class_names(part: Path, ignored: Counter[str]) -> list[str]:
+def _class_names(split: Path, ignored: Counter[str]) -> list[str]:
     names = []
-    for entry in part.iterdir():
+    for entry in split.iterdir():
         if entry.name.startswith("."):
             ignored["hidden"] += 1
         elif entry.is_dir():
@@ -103,10 +103,10 @@ def _class_names(part: Path, ignored: Counter[str]) -> list[str]:
     return sorted(names)
 
 
-def decode_parts(
+def decode_splits(
     root: Path, name: str, train: list[Path], test: list[Path], size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of both parts of a dataset below `root`, from its cache where that is up to date.
+    """Pixels of both splits of a dataset below `root`, from its cache where that is up to date.
 
     Raises:
         UserError: as of `decode`.

@@ -194,7 +194,7 @@ def check_splits_nonempty(
         names: of the parts.
 
     Raises:
-        UserError: a part without images, or a class without training images.
+        UserError: a split without images, or a class without training images.
     """
     if empty := next((name for name, members in zip(names, parts, strict=True) if not members), None):
         raise UserError(f"{place}: no {empty} images")

@@ -29,11 +29,11 @@ def load_oxford_pets(root: Path, *, download: bool = True, skip_bad: bool = Fals
         UserError: absent, or lists that are not the published kind.
     """
     folder = root / FOLDER
-    for part, md5 in _MD5.items():
-        if not (folder / part).is_dir():
-            name = f"Oxford-IIIT Pet ({part})"
-            fetch_archive(_URL.format(part), md5, folder, part, name, layout=FOLDER, download=download)
-    train, test = (_read_list(folder, part) for part in ("trainval", "test"))
+    for split, md5 in _MD5.items():
+        if not (folder / split).is_dir():
+            name = f"Oxford-IIIT Pet ({split})"
+            fetch_archive(_URL.format(split), md5, folder, split, name, layout=FOLDER, download=download)
+    train, test = (_read_list(folder, split) for split in ("trainval", "test"))
     require_names((file.name for file, _ in (*train, *test)), folder / "annotations")
     names: dict[int, str] = {}
     for file, target in (*train, *test):
@@ -50,9 +50,9 @@ def load_oxford_pets(root: Path, *, download: bool = True, skip_bad: bool = Fals
     return Dataset("oxford-iiit", train_images, test_images, classes, described, digest, messages=skipped)
 
 
-def _read_list(folder: Path, part: str) -> Members:
-    """The images that `annotations/<part>.txt` names, a line each: name, class from 1, and more."""
-    path = folder / "annotations" / f"{part}.txt"
+def _read_list(folder: Path, split: str) -> Members:
+    """The images that `annotations/<split>.txt` names, a line each: name, class from 1, and more."""
+    path = folder / "annotations" / f"{split}.txt"
     try:
         rows = [line.split() for line in read_text(path).splitlines() if line and not line.startswith("#")]
         members = [(folder / "images" / f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]

@@ -12,7 +12,7 @@ import numpy as np
 from common.command_line import printable
 from common.data.datasets import Dataset, ImageArrays, describe_provenance
 from common.data.download import fetch_archive
-from common.data.image_folder import decode_parts
+from common.data.image_folder import decode_splits
 from common.data.images import (
     check_splits_nonempty,
     describe_ignored,
@@ -65,10 +65,10 @@ def load(root: Path, *, download: bool = True, skip_bad: bool = False) -> Datase
     )
     (train, test), skipped = without_bad(root, FOLDER, (train, test), skip=skip_bad)
     check_splits_nonempty(folder, wnids, (train, test), ("training", "validation"))
-    train_files, test_files = ([file for file, _ in part] for part in (train, test))
-    pixels = decode_parts(root, "tiny_imagenet", train_files, test_files)
+    train_files, test_files = ([file for file, _ in split] for split in (train, test))
+    pixels = decode_splits(root, "tiny_imagenet", train_files, test_files)
     train_images, test_images = (
-        ImageArrays(p, np.array([t for _, t in part])) for p, part in zip(pixels, (train, test), strict=True)
+        ImageArrays(p, np.array([t for _, t in split])) for p, split in zip(pixels, (train, test), strict=True)
     )
     names = tuple(words.get(wnid, wnid) for wnid in wnids)
     digest, messages = fingerprint(root, FOLDER, (train, test)), (*describe_ignored(folder, ignored), *skipped)

@@ -101,7 +101,7 @@ class Record:
         settings: everything that made the run, but the seed.
         teacher: name and origin ("resnet56: trained here for 240 epochs"); None where the record does not say.
         best, last, selected: test accuracy in percent at the best epoch, at the last, and at the one that a validation
-            part chose; None where it was not measured.
+            split chose; None where it was not measured.
         started: time, ISO 8601 in UTC.
         commit, hardware: on which its epochs were computed; of several, all of them.
         mixed: in what the starts that computed them differ.
@@ -141,9 +141,9 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Accuracy in percent on a `part` of the data, "test" or "validation", by number of finished epochs."""
+    """Accuracy in percent on a `split` of the data, "test" or "validation", by number of finished epochs."""
 
-    part: str
+    split: str
     points: tuple[tuple[int, float], ...]
 
 
@@ -152,11 +152,11 @@ def _curve(directory: Path) -> Curve:
     OSError, ValueError: no `metrics.jsonl`, or a damaged one.
     """
     lines = read_metrics(directory)
-    part = "test" if lines and "test/accuracy" in lines[0] else "validation"
-    points = tuple((epoch, _percentage(line.get(f"{part}/accuracy"))) for epoch, line in enumerate(lines, 1))
+    split = "test" if lines and "test/accuracy" in lines[0] else "validation"
+    points = tuple((epoch, _percentage(line.get(f"{split}/accuracy"))) for epoch, line in enumerate(lines, 1))
     if not points:
         raise ValueError("no epoch")
-    return Curve(part, points)
+    return Curve(split, points)
 
 
 def _percentage(value: Any) -> float:

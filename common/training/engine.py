@@ -36,7 +36,7 @@ class Loaders:
     Attributes:
         train: what is trained on.
         test: without it the validation loss chooses the best epoch.
-        validation: of a part cut from the training set, where there is one.
+        validation: of what is split off the training set, where anything is.
 
     Raises:
         ValueError: there is nothing to evaluate on.
@@ -94,10 +94,10 @@ class Trainer:
         self.step = TrainingStep(self.method, optimization, runtime, self.layout, report)
         self._evaluations = {
             name: Evaluation(
-                method.evaluated, part, runtime, method.evaluation_loss, self.step.graphs, self.layout, report
+                method.evaluated, batches, runtime, method.evaluation_loss, self.step.graphs, self.layout, report
             )
             for name in ("test", "validation")
-            if (part := getattr(loaders, name)) is not None
+            if (batches := getattr(loaders, name)) is not None
         }
         selection = Accuracies() if "test" in self._evaluations else ValidationFigures()
         settings = {**settings, **runtime.compared_settings()}
@@ -106,8 +106,8 @@ class Trainer:
         reset_peak_memory(runtime.device)
 
     def _columns(self) -> list[str]:
-        """What each line of the history has, besides the method's own losses and figures."""
-        evaluated = [f"{part}/{figure}" for part in self._evaluations for figure in ("accuracy", "top5", "loss")]
+        """What each line of the history has, besides the method's own losses and metrics."""
+        evaluated = [f"{split}/{metric}" for split in self._evaluations for metric in ("accuracy", "top5", "loss")]
         return ["epoch", "learning_rate", "train/loss", "train/accuracy", *evaluated, "images_per_second"]
 
     def execution(self) -> dict[str, Any]:
@@ -292,12 +292,12 @@ class Trainer:
         return {**self.step.sums.compute(), **self._epoch_metrics(epoch)}
 
     def _epoch_metrics(self, epoch: int) -> dict[str, float]:
-        """The method's own figures of an epoch, averaged over processes."""
-        figures = self.method.epoch_metrics()
-        if not figures:
+        """The method's own metrics of an epoch, averaged over ranks."""
+        metrics = self.method.epoch_metrics()
+        if not metrics:
             return {}
-        values = reduce_sum(torch.stack([value.detach().double() for value in figures.values()]), self.runtime)
-        means = dict(zip(figures, (values / self.runtime.world_size).tolist(), strict=True))
+        values = reduce_sum(torch.stack([value.detach().double() for value in metrics.values()]), self.runtime)
+        means = dict(zip(metrics, (values / self.runtime.world_size).tolist(), strict=True))
         for name in sorted(nonfinite_names(means)):
             self.messages.append(f"warning: {name} of epoch {epoch + 1} is not finite and is left out of the record")
             del means[name]

@@ -208,7 +208,7 @@ def test_a_class_that_is_not_tested_is_said(folder):
 
 def test_a_part_that_is_not_looked_at_is_said(folder, load):
     shutil.copytree(folder / "val", folder / "test")
-    assert load(folder).messages == (f"{folder}: val/ is the part for testing, and test/ is not looked at",)
+    assert load(folder).messages == (f"{folder}: val/ is the test split, and test/ is not looked at",)
 
 
 def test_one_class_is_refused(folder, load):
