@@ -99,12 +99,12 @@ def _panels(conditions: Conditions, group: Mapping[tuple[str, str], SeedSummary]
         }
         for first in range(0, len(lines), COLORS):
             names = list(lines)[first : first + COLORS]
-            parts = " and ".join(dict.fromkeys(lines[name].part for name in names))
+            splits = " and ".join(dict.fromkeys(lines[name].split for name in names))
             yield Panel(
                 f"{paper}, {conditions.dataset}",
                 (
                     *textwrap.wrap(conditions.budget, _ROW),
-                    f"{parts} accuracy in %, mean over seeds; {conditions.content}",
+                    f"{splits} accuracy in %, mean over seeds; {conditions.content}",
                 ),
                 {name: lines[name] for name in names},
             )
@@ -118,10 +118,10 @@ def _figure(summary: SeedSummary) -> str:
 
 
 def _mean_curve(runs: Sequence[Record]) -> Curve | None:
-    """The mean over seeds at each epoch; None where a run has no curve, or one of another part of the data."""
+    """The mean over seeds at each epoch; None where a run has no curve, or one of another split."""
     curves = [curve for run in runs if (curve := run.curve())]
-    if len(curves) < len(runs) or len({curve.part for curve in curves}) > 1:
+    if len(curves) < len(runs) or len({curve.split for curve in curves}) > 1:
         return None
     epochs = zip(*(curve.points for curve in curves), strict=False)
     points = ((same[0][0], statistics.fmean(accuracy for _, accuracy in same)) for same in epochs)
-    return Curve(curves[0].part, tuple(points))
+    return Curve(curves[0].split, tuple(points))
