@@ -64,8 +64,10 @@ def load_class(
         UserError: no such file or class, or a file that cannot be imported; with file and line of somebody's error.
     """
     name_of_file, _, name = source.rpartition(":")
+    if not name_of_file or not name:
+        raise UserError(f"{option} {source}: give FILE.py:CLASS, the file and the class in it")
     file = resolve_path(name_of_file, paper).resolve()
-    if not name_of_file or not file.is_file():
+    if not file.is_file():
         raise UserError(f"{option} {source}: give FILE.py:CLASS; there is no file '{name_of_file}'")
     if file.suffix != ".py":
         raise UserError(f"{option} {source}: give FILE.py:CLASS; {file.name} is no Python file")
@@ -322,7 +324,10 @@ def _committed() -> dict[str, str]:
 
 def in_words(error: BaseException) -> str:
     """Type and message of an exception, in one line."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # somebody's class of errors, whose own text fails
+        text = "(an error without a text)"
     return f"{type(error).__name__}: {' '.join(str(text).split())[:LONGEST]}"
 
 

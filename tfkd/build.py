@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from common.data import Dataset
 from common.errors import UserError
 from common.models import Network
@@ -92,5 +94,13 @@ def require_method(flags: Flags, file: Path, params: Params) -> dict[str, Any]:
 
 
 def _own_method(source: str, *networks: Network) -> Method:
-    """The method of `--method FILE.py:CLASS`."""
-    return construct(source, load_method(source, PAPER), *networks)
+    """The method of `--method FILE.py:CLASS`.
+
+    Raises:
+        UserError: its constructor fails, or leaves no student.
+    """
+    kind = load_method(source, PAPER)
+    method = construct(source, kind, *networks)
+    if not isinstance(getattr(method, "student", None), nn.Module):
+        raise UserError(f"--method {source}: its constructor must set self.student, the network that is trained")
+    return method

@@ -74,6 +74,13 @@ def test_versions_in_two_places_are_not_averaged(run, workspace):
     assert group.superseded == 1
 
 
+def test_a_method_without_a_student_is_told_what_to_set(run, workspace):
+    ended = run(METHOD.replace("self.student = student", "self.network = student"))
+    assert (ended.code, ended.stderr.count("\n")) == (2, 1)
+    assert "its constructor must set self.student, the network that is trained" in ended.stderr
+    assert not list(workspace.root.rglob("run.json"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
@@ -83,6 +90,12 @@ def test_versions_in_two_places_are_not_averaged(run, workspace):
         ("super().__init__()\n", "super().__init__()\n        1 / 0\n", 9, "ZeroDivisionError"),
         ("super().__init__()\n", "super().__init__()\n        raise SystemExit\n", 9, "SystemExit"),
         ("WEIGHT = 1.0", "exec('WEIGHT = (')", 16, "SyntaxError"),
+        (
+            "WEIGHT = 1.0",
+            "raise type('Odd', (ValueError,), {'__str__': lambda self: 1 / 0})",
+            16,
+            r"Odd: \(an error without a text",
+        ),
     ],
 )
 def test_errors_before_the_run_name_file_and_line(old, new, line, message, run, workspace):
