@@ -216,7 +216,7 @@ def main() -> None:
         else:
             sys.exit(__doc__)
     except KeyboardInterrupt:
-        print("\nstopped; the same command resumes here", file=sys.stderr)
+        print("\nstopped; the same command resumes from here", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         _explain(str(error), what=error.filename)

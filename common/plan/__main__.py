@@ -2,7 +2,7 @@
 
 Runs what the plan (experiments/plan/) asks for under a budget (experiments/budgets.json): skips what is done, resumes
 what was interrupted, goes on past failures, and prints the tables. It can be stopped with Ctrl-C at any time; the same
-command resumes there.
+command resumes from there.
 """
 
 from __future__ import annotations
@@ -285,11 +285,11 @@ def search_and_report(
     outcome = search.run(lambda tasks, needed_later: run(tasks, executor, needed_later))
     summary = f"{len(outcome.done)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:
-        print(f"stopped: {summary}; the same command resumes here")
+        print(f"stopped: {summary}; the same command resumes from here")
         sys.exit(130)
     if outcome.broken:  # before all trials have ended there is nothing to choose from
         report_problems(outcome)
-        print(f"{summary}; {outcome.broken}: the same command resumes here")
+        print(f"{summary}; {outcome.broken}: the same command resumes from here")
         sys.exit(1)
     text, file = render_search(search, metrics), args.output / search.budget.name / SWEEPS / "tables.md"
     written, where = _write_all({file: lambda: text}, f"These tables: {file}")
@@ -415,7 +415,7 @@ def main() -> None:
     outcome = run(tasks, executor)
     summary = f"{len(outcome.done)} of {len(tasks)} runs done, {time.monotonic() - begun:.0f} s"
     if outcome.stopped:
-        print(f"stopped: {summary}; the same command resumes here")
+        print(f"stopped: {summary}; the same command resumes from here")
         sys.exit(130)
     if args.quick:
         written, where = write_demonstration(args.plan, args.output)
@@ -425,7 +425,7 @@ def main() -> None:
     opening = [] if args.quick and written else closing  # the demonstration ends with what to do next
     print(*opening, sep="\n", end="\n" * bool(opening))
     report_problems(outcome)
-    print(f"{summary}; {outcome.broken}: the same command resumes here" if outcome.broken else summary)
+    print(f"{summary}; {outcome.broken}: the same command resumes from here" if outcome.broken else summary)
     if not opening:
         print(*closing, sep="\n")
     if outcome.failed or outcome.blocked or outcome.broken or not written:

@@ -83,7 +83,7 @@ def test_a_search_on_the_cluster_is_stopped_and_goes_on(cluster, tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
-    assert "the same command resumes here" in output
+    assert "the same command resumes from here" in output
     stopped = [json.loads(file.read_text())["status"] for file in trials.rglob("run.json")]
     assert set(stopped) == {"stopped"}, "each was told to stop, and had time to write it down"
 

@@ -149,7 +149,7 @@ def test_stopped_at_any_time_and_started_again(plan, number, tmp_path):
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 130, output
-    assert "the same command resumes here" in output
+    assert "the same command resumes from here" in output
     record = json.loads((plan.workspace() / ALONE / "run.json").read_text())
     assert record["status"] == "stopped", "the child was told to stop, and had time to write it down"
 

@@ -239,7 +239,7 @@ def test_a_cluster_that_dies_leaves_no_table_of_trials_that_failed(plan, monkeyp
     monkeypatch.setattr(script, "make_executor", lambda args, budget: Gone())
     with pytest.raises(SystemExit, match="1"):
         script.main()
-    assert " s; nobody answers any more: the same command resumes here" in capsys.readouterr().out
+    assert " s; nobody answers any more: the same command resumes from here" in capsys.readouterr().out
     assert not (plan.root / SWEEPS / "tables.md").exists()
 
 
