@@ -48,7 +48,8 @@ _TFKD: dict[str, Builder] = {
     "vgg19": imagenet_vgg.vgg19,
 }
 
-_MTKD_RL: dict[str, Builder] = {
+# the same networks in MTKD-RL and mdistiller
+_IN_BOTH: dict[str, Builder] = {
     "resnet8": cifar_resnet.resnet8,
     "resnet14": cifar_resnet.resnet14,
     "resnet20": cifar_resnet.resnet20,
@@ -57,8 +58,18 @@ _MTKD_RL: dict[str, Builder] = {
     "resnet56": cifar_resnet.resnet56,
     "resnet110": cifar_resnet.resnet110,
     "resnet8x4": cifar_resnet.resnet8x4,
-    "resnet8x4_double": cifar_resnet.resnet8x4_double,
     "resnet32x4": cifar_resnet.resnet32x4,
+    "vgg8": cifar_vgg.vgg8,
+    "vgg11": cifar_vgg.vgg11,
+    "vgg13": cifar_vgg.vgg13,
+    "vgg16": cifar_vgg.vgg16,
+    "vgg19": cifar_vgg.vgg19,
+    "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
+}
+
+_MTKD_RL: dict[str, Builder] = {
+    **_IN_BOTH,
+    "resnet8x4_double": cifar_resnet.resnet8x4_double,
     "resnet110x2": cifar_resnet.resnet110x2,
     "resnet20x4": cifar_resnet.resnet20x4,
     "wrn_10_1": cifar_wrn.mtkd_rl_wrn_10_1,
@@ -68,13 +79,7 @@ _MTKD_RL: dict[str, Builder] = {
     "wrn_28_4": cifar_wrn.mtkd_rl_wrn_28_4,
     "wrn_40_1": cifar_wrn.mtkd_rl_wrn_40_1,
     "wrn_40_2": cifar_wrn.mtkd_rl_wrn_40_2,
-    "vgg8": cifar_vgg.vgg8,
-    "vgg11": cifar_vgg.vgg11,
-    "vgg13": cifar_vgg.vgg13,
-    "vgg16": cifar_vgg.vgg16,
-    "vgg19": cifar_vgg.vgg19,
     "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_full,
-    "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
     "ShuffleV2": cifar_shufflenet_v2.mtkd_rl_shuffle_v2,
     "ShuffleV2_0_5": cifar_shufflenet_v2.mtkd_rl_shuffle_v2_half,
     "RegNetX_200MF": cifar_regnet.RegNetX_200MF,
@@ -83,26 +88,12 @@ _MTKD_RL: dict[str, Builder] = {
 }
 
 _MDISTILLER: dict[str, Builder] = {
-    "resnet8": cifar_resnet.resnet8,
-    "resnet14": cifar_resnet.resnet14,
-    "resnet20": cifar_resnet.resnet20,
-    "resnet32": cifar_resnet.resnet32,
-    "resnet44": cifar_resnet.resnet44,
-    "resnet56": cifar_resnet.resnet56,
-    "resnet110": cifar_resnet.resnet110,
-    "resnet8x4": cifar_resnet.resnet8x4,
-    "resnet32x4": cifar_resnet.resnet32x4,
+    **_IN_BOTH,
     "wrn_16_1": cifar_mdistiller.wrn_16_1,
     "wrn_16_2": cifar_mdistiller.wrn_16_2,
     "wrn_40_1": cifar_mdistiller.wrn_40_1,
     "wrn_40_2": cifar_mdistiller.wrn_40_2,
-    "vgg8": cifar_vgg.vgg8,
-    "vgg11": cifar_vgg.vgg11,
-    "vgg13": cifar_vgg.vgg13,
-    "vgg16": cifar_vgg.vgg16,
-    "vgg19": cifar_vgg.vgg19,
     "MobileNetV2": cifar_mobilenet_v2.mobilenet_v2_half,
-    "ShuffleV1": cifar_shufflenet_v1.ShuffleNet,
     "ShuffleV2": cifar_shufflenet_v2.mdistiller_shuffle_v2,
     "ResNet18": cifar_mdistiller.ResNet18,
     "ResNet50": cifar_mdistiller.ResNet50,

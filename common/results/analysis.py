@@ -102,7 +102,7 @@ def mean_figure(runs: Sequence[Record], name: str, epoch: str = LAST) -> str | N
     if not values or len(values) < len(runs):
         return None
     mean, digits = Mean.of(values), METRICS[name].digits
-    return f"{mean.value:.{digits}f}" + ("" if mean.std is None else f" ± {mean.std:.{digits}f}")
+    return f"{mean:.{digits}f}"
 
 
 @dataclasses.dataclass(frozen=True)

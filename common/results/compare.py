@@ -110,8 +110,7 @@ def _describe(letter: str, side: RunGroup) -> str:
 
 
 def _means(a: RunGroup, b: RunGroup, figure: str) -> list[str]:
-    means = [getattr(side.measured, figure) for side in (a, b)]
-    return [f"{mean.value:.2f} ± {mean.std:.2f}" for mean in means]
+    return [str(getattr(side.measured, figure)) for side in (a, b)]
 
 
 def _numbers(test: TTest) -> list[str]:

@@ -19,7 +19,7 @@ from common.field_types import require_field_types
 from common.results.curves import Plot, chart
 from common.results.page import render_template
 from common.results.pictures import Panel, render_panels
-from common.results.records import Curve, Record, Unfinished, read_runs, unfinished_runs
+from common.results.records import Curve, Mean, Record, Unfinished, read_runs, unfinished_runs
 from common.results.reported import EXPERIMENTS
 from common.results.tables import markdown
 from common.run_record import NAME as RECORD
@@ -63,9 +63,8 @@ class Line:
     def accuracy(self) -> str:
         if not self.accuracies:
             return self.unfinished.status if self.unfinished else "no finished run"
-        spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
         data = "synthetic" if self.is_synthetic else "other data"
-        return f"{statistics.fmean(self.accuracies):.2f}{spread} ({data})"
+        return f"{Mean.of(list(self.accuracies))} ({data})"
 
     @property
     def is_synthetic(self) -> bool:

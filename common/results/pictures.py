@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import textwrap
@@ -12,6 +13,7 @@ from common.errors import UserError
 from common.results.curves import COLORS, Plot, chart
 from common.results.page import render_template
 from common.results.records import Conditions, Curve, Record, SeedSummary, measure_all
+from common.results.report import FIGURE_NAMES
 
 _LINE = 15  # pixels from one line of text to the next
 _COLUMN = 22  # characters of the longest name of which three go beside each other
@@ -47,11 +49,11 @@ class Panel:
     subtitles: Sequence[str]
     curves: Mapping[str, Curve]
 
-    @property
+    @functools.cached_property
     def plot(self) -> Plot:
         return chart(self.curves)
 
-    @property
+    @functools.cached_property
     def legend(self) -> list[Name]:
         """Three short names beside each other; long ones below each other, in several lines."""
         if max(map(len, self.curves)) <= _COLUMN:
@@ -112,8 +114,8 @@ def _panels(conditions: Conditions, group: Mapping[tuple[str, str], SeedSummary]
 
 def _figure(summary: SeedSummary) -> str:
     """The mean that tables show of the experiment, of its last epoch where it was tested there."""
-    figures = {"last": summary.last, "by validation": summary.selected, "best": summary.best}
-    figure = next((f"{name} {mean}" for name, mean in figures.items() if mean), "")
+    means = ((name, getattr(summary, name)) for name in ("last", "selected", "best"))
+    figure = next((f"{FIGURE_NAMES[name]} {mean}" for name, mean in means if mean), "")
     return f"{figure} ({len(summary.runs)} seed{'s' if len(summary.runs) > 1 else ''})"
 
 

@@ -351,8 +351,13 @@ class Mean:
     def of(cls, values: list[float]) -> Mean:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
+    def __format__(self, spec: str) -> str:
+        """Both by a number's `spec`; two digits where none is given."""
+        spec = spec or ".2f"
+        return format(self.value, spec) + ("" if self.std is None else f" ± {format(self.std, spec)}")
+
     def __str__(self) -> str:
-        return f"{self.value:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
+        return format(self)
 
 
 @dataclasses.dataclass(frozen=True)
