@@ -237,7 +237,7 @@ def analyze(args: argparse.Namespace, runtime: Runtime) -> dict[str, Any]:
     images, mean = PaperImages(flags, data, runtime), add_weighted_mean(weights)
 
     def opened(text: str) -> Source:
-        return open_source(text, given, flags.name, args.epoch)
+        return open_source(text, given, flags.dataset_name, args.epoch)
 
     return analyze_named(args, teachers, opened, data, images, runtime, mean)
 

@@ -68,7 +68,7 @@ class DataFlags(DataSource):
     workers: int
 
     @property
-    def name(self) -> str:
+    def dataset_name(self) -> str:
         """The dataset asked for, rightly spelled."""
         return "oxford-iiit" if self.dataset == MISSPELLED else self.dataset
 
@@ -106,7 +106,7 @@ def load_data(flags: DataFlags) -> Dataset:
 
 
 def _load_data(flags: DataFlags, root: Path) -> Dataset:
-    name = flags.name
+    name = flags.dataset_name
     if name == "oxford-iiit":
         return load_oxford_pets(root, download=not flags.no_download, skip_bad=flags.skip_bad_images)
     if name == "dogs":
@@ -155,7 +155,7 @@ def _as_number_or_name(breed: str) -> tuple[bool, int, str]:
 
 def network_input(flags: DataFlags, data: Dataset) -> InputSpec:
     """What networks are given of this dataset."""
-    words = ["-d", flags.name]
+    words = ["-d", flags.dataset_name]
     words += ["--image-size", str(flags.image_size)] if flags.image_size != CROP else []
     words += ["--data-dir", shlex.quote(flags.data_dir)] if flags.data_dir is not DATA_DIR else []
     return InputSpec(flags.image_size, data.num_classes, NORMALIZATION, tuple(words))

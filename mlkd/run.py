@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from common.command_line import settings_from
 from common.data import Dataset
 from common.training.engine import Trainer
 from common.training.final_analysis import Extension
@@ -25,14 +24,24 @@ from mlkd.outputs import NetworkFiles
 from mlkd.teachers import PAPER
 
 # Flags without which two runs are not the same, whatever is trained; a run is resumed with the same ones only
-RESUME_KEYS = (
-    *("image_size", "mixup_alpha", "cutmix_alpha", "epochs", "batch_size", "seed", "amp"),
-    *("limit_train_batches", "limit_eval_batches"),
-)
+SAME_FLAGS = ("image_size", "mixup_alpha", "cutmix_alpha", "epochs", "batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags(DataFlags):
+    """The flags that both scripts have, under their names; `name` is that of a run's files."""
+
+    name: str
+    epochs: int
+    mixup_alpha: float
+    cutmix_alpha: float
+    save_frequency: int
+    no_test: bool
+    check_settings: bool
 
 
 def make_spec(
-    args: argparse.Namespace,
+    flags: RunFlags,
     runtime: Runtime,
     data: Dataset,
     loaders: Mapping[str, SplitLoader],
@@ -57,13 +66,13 @@ def make_spec(
     """The run of one of the scripts.
 
     Args:
-        args, runtime: flags.
+        flags, runtime: what was asked for.
         data, loaders, method: what is trained on what.
         files: that the run leaves.
         experiment, student: what the tables know it by.
         schedule, weight_decay: of AdamW.
         published: epochs and batch size of the paper.
-        settings: what makes two runs the same besides the flags of `RESUME_KEYS`.
+        settings: what makes two runs the same besides `SAME_FLAGS`.
         measure: test accuracies of the network as it is; called on all ranks.
         messages, teachers: for log and record.
         load_teacher: gives a teacher's network.
@@ -82,7 +91,7 @@ def make_spec(
             return {}
         chosen = trainer.state.selection.best_epoch
         last = best = measure()
-        if chosen != args.epochs - 1:
+        if chosen != flags.epochs - 1:
             with trainer.state.weights_from(files.multi_exit_checkpoint):
                 best = measure()
         if run is None:
@@ -91,8 +100,8 @@ def make_spec(
         details = {**run.record.details, **report(best, last, run)}
         return {"accuracy": {**accuracy, "selected_by_validation": best["final"]}, "details": details}
 
-    files.require_own(args.epochs, args.save_frequency)
-    batch_size = args.batch_size * runtime.world_size
+    files.require_own(flags.epochs, flags.save_frequency)
+    batch_size = flags.batch_size * runtime.world_size
     return RunSpec(
         paper=PAPER,
         experiment=experiment,
@@ -102,24 +111,22 @@ def make_spec(
         schedule=schedule,
         loaders={split: loaders[split] for split in ("train", "validation")},
         data=data,
-        budget=Budget(args.epochs, batch_size, *published, runtime.limit_train_batches),
+        budget=Budget(flags.epochs, batch_size, *published, runtime.limit_train_batches),
         files=files.run_files,
         settings={
-            "dataset": settings_from(DataFlags, args).name,
-            "data": data.fingerprint,
-            **data.compared_settings(),
+            "dataset": flags.dataset_name,
             "method": type(method).__name__,
             **settings,
-            **{key: getattr(args, key) for key in RESUME_KEYS},
+            **{key: getattr(flags, key) for key in SAME_FLAGS},
             "global_batch_size": batch_size,
         },
         teachers=teachers,
         load_teacher=load_teacher,
         accumulation_steps=accumulation_steps,
-        messages=[*messages, _batches_in_words(args.batch_size, runtime.world_size, accumulation_steps)],
+        messages=[*messages, _batches_in_words(flags.batch_size, runtime.world_size, accumulation_steps)],
         title=f"{experiment} on {data.content}",
         after_epoch=lambda trainer, run: after_epoch(trainer),
-        after_save=lambda trainer, run, metrics, is_best: files.save_networks(trainer, is_best, args.save_frequency),
+        after_save=lambda trainer, run, metrics, is_best: files.save_networks(trainer, is_best, flags.save_frequency),
         test=loaders.get("test"),
         best_weights=files.multi_exit_checkpoint,
         extend_analysis=extend_analysis,

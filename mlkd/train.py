@@ -34,7 +34,7 @@ from common.training.run_training import RunSpec, run_training
 from common.training.runs import RunDirectory, write_json
 from common.training.runtime import Runtime, add_runtime_flags, end_if_checked, runtime_from
 from common.training.schedules import step_decay
-from mlkd.data import SEED, VALIDATION_PART, DataFlags, add_data_flags, load_data, make_batches, network_input
+from mlkd.data import SEED, VALIDATION_PART, add_data_flags, load_data, make_batches, network_input
 from mlkd.ensemble import Ensemble, EnsembleFile, read_ensemble
 from mlkd.exits import (
     Accuracies,
@@ -49,7 +49,7 @@ from mlkd.exits import (
 from mlkd.methods import MultiLevel
 from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.outputs import NetworkFiles
-from mlkd.run import make_spec
+from mlkd.run import RunFlags, make_spec
 from mlkd.student import EXITS, MultiResNetV2, plain_state
 from mlkd.teachers import (
     PAPER,
@@ -65,6 +65,22 @@ ACCUMULATED = 128  # images whose gradients are summed before an update
 PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE = 1000, 128
 
 METHOD_FLAGS = {"alpha": 1.0, "temperature": 10.0, "mixup_alpha": 1.0, "cutmix_alpha": 1.0, "image_size": 224}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentFlags(RunFlags):
+    """All flags but those of the runtime, under their names."""
+
+    model: str | None
+    checkpoint: str | None
+    ensemble: str
+    alpha: float
+    temperature: float
+
+    @property
+    def teacher(self) -> tuple[str, str]:
+        """Timm's name and the file of the one teacher where no ensemble teaches."""
+        return self.model or "", self.checkpoint or ""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -101,12 +117,12 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def chosen_ensemble(args: argparse.Namespace) -> EnsembleFile | None:
+def chosen_ensemble(flags: StudentFlags) -> EnsembleFile | None:
     """The file of `--ensemble`, if there is one; wrong names of teachers are said before any data are read."""
-    if not args.ensemble:
-        require_architecture(args.model)
+    if not flags.ensemble:
+        require_architecture(flags.teacher[0])
         return None
-    file = read_ensemble(resolve_path(args.ensemble, PAPER))
+    file = read_ensemble(resolve_path(flags.ensemble, PAPER))
     if not any(file.weights):
         raise UserError(f"{file.path}: all 'weights' are 0, which leaves no teacher; calibrate.py learns others")
     file.require_architectures()
@@ -114,25 +130,24 @@ def chosen_ensemble(args: argparse.Namespace) -> EnsembleFile | None:
 
 
 def chosen_teachers(
-    args: argparse.Namespace, file: EnsembleFile | None, given: InputSpec
+    flags: StudentFlags, file: EnsembleFile | None, given: InputSpec
 ) -> tuple[list[Teacher], tuple[float, ...], list[str]]:
     """The teachers that the flags name, their weights, and what the log says about them."""
     if file is not None:
         teachers, weights, messages = file.load(given), file.weights, [file.reading]
     else:
-        teachers, weights, messages = load_teachers([(args.model, args.checkpoint)], given), (1.0,), []
+        teachers, weights, messages = load_teachers([flags.teacher], given), (1.0,), []
     messages += [f"teacher {t.checkpoint.name}: weight {w:g}" for t, w in zip(teachers, weights, strict=True)]
     return teachers, weights, [*messages, *(message for t in teachers for message in t.messages)]
 
 
-def experiment_name(args: argparse.Namespace, processes: int | None = None) -> str:
+def experiment_name(flags: StudentFlags, ranks: int) -> str:
     """What the tables know this run by, for example `oxford-iiit ensemble` or `cifar-10 resnet18 --alpha 0.5`."""
     changed = [
-        f"--{k.replace('_', '-')} {getattr(args, k):g}" for k, v in METHOD_FLAGS.items() if getattr(args, k) != v
+        f"--{k.replace('_', '-')} {getattr(flags, k):g}" for k, v in METHOD_FLAGS.items() if getattr(flags, k) != v
     ]
-    ranks = processes or args.world_size
     changed += [f"--world-size {ranks}"] if ranks > 1 else []  # it changes the global batch
-    return " ".join([settings_from(DataFlags, args).name, "ensemble" if args.ensemble else args.model, *changed])
+    return " ".join([flags.dataset_name, "ensemble" if flags.ensemble else flags.teacher[0], *changed])
 
 
 def report_exits(
@@ -157,34 +172,33 @@ def analyze_policy(student: MultiResNetV2, image_size: int, outputs: TestOutputs
     return {"early_exit": [finite(dataclasses.asdict(point)) for point in points]}
 
 
-def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+def specify(flags: StudentFlags, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
-    ensemble = chosen_ensemble(args)
-    end_if_checked(args)
-    flags = settings_from(DataFlags, args)
+    ensemble = chosen_ensemble(flags)
+    end_if_checked(flags.check_settings)
     if runtime.is_main:
-        what = f"the teachers of {ensemble.path}" if ensemble else f"teacher {args.model} from {args.checkpoint}"
-        print(f"loading {flags.name} and {what}", flush=True)
-    data = visible(load_data(flags), no_test=args.no_test, val_fraction=VALIDATION_PART)
-    files = NetworkFiles(args.name, plain_state)
+        what = f"the teachers of {ensemble.path}" if ensemble else f"teacher {flags.model} from {flags.checkpoint}"
+        print(f"loading {flags.dataset_name} and {what}", flush=True)
+    data = visible(load_data(flags), no_test=flags.no_test, val_fraction=VALIDATION_PART)
+    files = NetworkFiles(flags.name, plain_state)
     given = network_input(flags, data)
-    teachers, weights, messages = chosen_teachers(args, ensemble, given)
+    teachers, weights, messages = chosen_teachers(flags, ensemble, given)
     if any(teacher.checkpoint.path.resolve() == files.network.resolve() for teacher in teachers):
-        raise UserError(f"--name {args.name}: {files.network} is a teacher's; give the student another name")
+        raise UserError(f"--name {flags.name}: {files.network} is a teacher's; give the student another name")
     networks = {t.checkpoint.path: t.network for t in teachers}
-    teacher = Ensemble([t.network for t in teachers], weights) if args.ensemble else teachers[0].network
-    mixing = MixupCutmix(data.num_classes, args.mixup_alpha, args.cutmix_alpha)
+    teacher = Ensemble([t.network for t in teachers], weights) if flags.ensemble else teachers[0].network
+    mixing = MixupCutmix(data.num_classes, flags.mixup_alpha, flags.cutmix_alpha)
     loaders = make_batches(flags, data, runtime)
     validation_batch = loaders["validation"].samples / (len(loaders["validation"]) * runtime.world_size)
-    torch.manual_seed(args.seed)  # the same initial weights whatever the teachers
+    torch.manual_seed(runtime.seed)  # the same initial weights whatever the teachers
     student = MultiResNetV2(data.num_classes)
-    experiment = experiment_name(args, runtime.world_size)
+    experiment = experiment_name(flags, runtime.world_size)
     return make_spec(
-        args,
+        flags,
         runtime,
         data,
         loaders,
-        MultiLevel(student, teacher, mixing, args.alpha, args.temperature, validation_batch),
+        MultiLevel(student, teacher, mixing, flags.alpha, flags.temperature, validation_batch),
         files,
         experiment=experiment,
         student="MultiResNetV2",
@@ -193,17 +207,17 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         published=(PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE),
         settings={
             "teachers": [{"name": t.checkpoint.name, "weight": w} for t, w in zip(teachers, weights, strict=True)],
-            "alpha": args.alpha,
-            "temperature": args.temperature,
+            "alpha": flags.alpha,
+            "temperature": flags.temperature,
         },
         measure=lambda: accuracies(student, loaders["test"], runtime),
         messages=messages,
         teachers=[teacher.checkpoint for teacher in teachers],
         load_teacher=lambda checkpoint: networks[checkpoint.path],  # theirs are not folded
-        accumulation_steps=max(1, ACCUMULATED // args.batch_size),
-        extend_analysis=lambda outputs, *_: analyze_policy(student, args.image_size, outputs),
+        accumulation_steps=max(1, ACCUMULATED // flags.batch_size),
+        extend_analysis=lambda outputs, *_: analyze_policy(student, flags.image_size, outputs),
         after_epoch=lambda trainer: files.save_history(trainer.state.history),
-        report=lambda best, last, run: report_exits(student, args.image_size, experiment, best, last, run),
+        report=lambda best, last, run: report_exits(student, flags.image_size, experiment, best, last, run),
     )
 
 
@@ -213,7 +227,8 @@ def main() -> None:
     if args.world_size > 1 and not is_launched() and not args.check_settings:
         launch_processes(args.world_size)
     with runtime_from(args) as runtime:
-        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
+        spec = specify(settings_from(StudentFlags, args), runtime)
+        run_training(spec, runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

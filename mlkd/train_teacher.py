@@ -6,6 +6,7 @@ Its weights go to `models/<name>.pth` (lowest validation loss), where `mlkd.py -
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -37,7 +38,6 @@ from mlkd.data import (
     BATCH_SIZE,
     SEED,
     VALIDATION_PART,
-    DataFlags,
     add_data_flags,
     load_data,
     make_batches,
@@ -46,12 +46,21 @@ from mlkd.data import (
 from mlkd.methods import FineTuning
 from mlkd.mixup_cutmix import MixupCutmix
 from mlkd.outputs import NetworkFiles
-from mlkd.run import make_spec
+from mlkd.run import RunFlags, make_spec
 from mlkd.teachers import create_network, require_architecture
 
 # Nothing of this is published: the page begins where the teachers are trained
 EPOCHS, LEARNING_RATE, WEIGHT_DECAY = 30, 1e-4, 1e-4
 MILESTONES, GAMMA = (0.6, 0.85), 0.1  # in parts of the training
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherFlags(RunFlags):
+    """All flags but those of the runtime, under their names."""
+
+    model: str
+    no_pretrained: bool
+    lr: float
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -78,32 +87,36 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+def experiment_name(flags: TeacherFlags) -> str:
+    """What the tables know this run by, for example `oxford-iiit teacher convnextv2_nano`."""
+    return f"{flags.dataset_name} teacher {flags.model}"
+
+
+def specify(flags: TeacherFlags, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
-    require_architecture(args.model)
-    end_if_checked(args)
-    flags = settings_from(DataFlags, args)
+    require_architecture(flags.model)
+    end_if_checked(flags.check_settings)
     if runtime.is_main:
-        print(f"loading {flags.name} and {args.model}", flush=True)
-    data = visible(load_data(flags), no_test=args.no_test, val_fraction=VALIDATION_PART)
-    torch.manual_seed(args.seed)
-    network = create_network(args.model, network_input(flags, data), pretrained=not args.no_pretrained)
+        print(f"loading {flags.dataset_name} and {flags.model}", flush=True)
+    data = visible(load_data(flags), no_test=flags.no_test, val_fraction=VALIDATION_PART)
+    torch.manual_seed(runtime.seed)
+    network = create_network(flags.model, network_input(flags, data), pretrained=not flags.no_pretrained)
     loaders = make_batches(flags, data, runtime)
     return make_spec(
-        args,
+        flags,
         runtime,
         data,
         loaders,
-        FineTuning(network, MixupCutmix(data.num_classes, args.mixup_alpha, args.cutmix_alpha)),
-        NetworkFiles(args.name),
-        experiment=f"{flags.name} teacher {args.model}",
-        student=args.model,
-        schedule=step_decay(args.lr, [fraction * args.epochs for fraction in MILESTONES], GAMMA),
+        FineTuning(network, MixupCutmix(data.num_classes, flags.mixup_alpha, flags.cutmix_alpha)),
+        NetworkFiles(flags.name),
+        experiment=experiment_name(flags),
+        student=flags.model,
+        schedule=step_decay(flags.lr, [fraction * flags.epochs for fraction in MILESTONES], GAMMA),
         weight_decay=WEIGHT_DECAY,
         published=(EPOCHS, BATCH_SIZE),
-        settings={key: getattr(args, key) for key in ("model", "no_pretrained", "lr")},
+        settings={key: getattr(flags, key) for key in ("model", "no_pretrained", "lr")},
         measure=lambda: {"final": evaluate(network, loaders["test"], runtime)["accuracy"]},
-        messages=[f"{args.model} from {'random' if args.no_pretrained else 'pretrained'} weights"],
+        messages=[f"{flags.model} from {'random' if flags.no_pretrained else 'pretrained'} weights"],
     )
 
 
@@ -113,7 +126,8 @@ def main() -> None:
     if args.world_size > 1 and not is_launched() and not args.check_settings:
         launch_processes(args.world_size)
     with runtime_from(args) as runtime:
-        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
+        spec = specify(settings_from(TeacherFlags, args), runtime)
+        run_training(spec, runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +56,28 @@ def in_proportion(milestones: list[int], epochs: int) -> Sequence[float]:
     return [m * epochs / PUBLISHED_EPOCHS for m in milestones] if milestones is MILESTONES else milestones
 
 
-def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, node: int = 0) -> None:
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """What flags say of the processes of a run, under their names."""
+
+    device: str
+    multiprocessing_distributed: bool
+    dist_url: str
+    check_settings: bool
+
+
+def start_processes(flags: Processes, default_url: str, nodes: int = 1, node: int = 0) -> None:
     """Start one process a GPU with `--multiprocessing-distributed`, else one a machine; returns where one is enough.
 
     Args:
-        args: flags.
+        flags: about processes.
         default_url: of `--dist-url`; on one machine it stands for a free port.
         nodes, node: machines, and which of them this one is.
 
     Raises:
         UserError: machines that cannot meet.
     """
-    several = args.multiprocessing_distributed and args.device in ("auto", "cuda")
+    several = flags.multiprocessing_distributed and flags.device in ("auto", "cuda")
     devices = max(1, torch.cuda.device_count()) if several else 1
     if is_launched():
         return
@@ -76,19 +85,19 @@ def start_processes(args: argparse.Namespace, default_url: str, nodes: int = 1, 
         raise UserError(f"--rank {node} must be from 0 to {nodes - 1}: it numbers the machines of --world-size {nodes}")
     if devices * nodes == 1:
         return
-    scheme, _, place = args.dist_url.partition("://")
+    scheme, _, place = flags.dist_url.partition("://")
     host, _, port = place.rpartition(":")
     if scheme != "tcp" or not host or not (port.isdecimal() and int(port[:9]) < 1 << 16):
-        raise UserError(f"--dist-url {args.dist_url} must be tcp://HOST:PORT")
-    if nodes > 1 and args.dist_url == default_url:
+        raise UserError(f"--dist-url {flags.dist_url} must be tcp://HOST:PORT")
+    if nodes > 1 and flags.dist_url == default_url:
         raise UserError("--world-size beyond 1 needs --dist-url tcp://HOST:PORT of the machine with --rank 0")
-    master = None if args.dist_url == default_url else (host, int(port))
+    master = None if flags.dist_url == default_url else (host, int(port))
     if master:
         try:
             socket.getaddrinfo(*master)
         except OSError as error:  # nobody would wait there, and the others would for minutes
-            raise UserError(f"--dist-url {args.dist_url}: no such machine ({error.strerror})") from error
-    if not args.check_settings:
+            raise UserError(f"--dist-url {flags.dist_url}: no such machine ({error.strerror})") from error
+    if not flags.check_settings:
         launch_processes(devices, master=master, first_rank=node * devices, world_size=nodes * devices)
 
 
@@ -105,6 +114,18 @@ class DataFlags(DataSource):
     def is_large(self) -> bool:
         """Whether worker processes decode the images."""
         return self.dataset in LARGE_IMAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags(DataFlags):
+    """What flags of all scripts say of a run, under their names."""
+
+    epochs: int
+    weight_decay: float
+    checkpoint_dir: str
+    trial: str
+    no_test: bool
+    check_settings: bool
 
 
 def load_data(flags: DataFlags, given: str | None) -> Dataset:
@@ -180,15 +201,10 @@ def make_batches(flags: DataFlags, data: Dataset, workers: int, runtime: Runtime
     return parts
 
 
-def run_config(args: argparse.Namespace, data: Dataset, flags: Sequence[str]) -> dict[str, Any]:
-    """What makes two runs the same, as far as all scripts have it, with the values of `flags`."""
-    always = ("dataset", "epochs", "batch_size", "weight_decay", "seed", "amp", "image_size", "val_fraction")
-    limits = ("limit_train_batches", "limit_eval_batches")
-    return {
-        **{flag: getattr(args, flag) for flag in (*always, *limits, *flags)},
-        "data": data.fingerprint,
-        **data.compared_settings(),
-    }
+def run_config(flags: RunFlags, own: Sequence[str]) -> dict[str, Any]:
+    """What makes two runs the same, as far as all scripts have it, with the values of a script's `own` flags."""
+    always = ("dataset", "epochs", "batch_size", "weight_decay", "image_size", "val_fraction")
+    return {flag: getattr(flags, flag) for flag in (*always, *own)}
 
 
 def destination(flag: str) -> str:
@@ -196,16 +212,16 @@ def destination(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def experiment_name(base: str, args: argparse.Namespace, defaults: dict[str, Any]) -> str:
-    """What the tables know a run by: `base`, and every flag of `defaults` that has another value."""
+def experiment_name(base: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """What the tables know a run by: `base`, and every flag of `defaults` that has another of the `values`."""
     words = [base]
     for flag, default in defaults.items():
-        value = getattr(args, destination(flag))
+        value = values[destination(flag)]
         if value != default:
             words += [flag] if value is True else [flag, str(value)]
     return " ".join(words)
 
 
-def make_budget(args: argparse.Namespace) -> Budget:
+def make_budget(flags: RunFlags, runtime: Runtime) -> Budget:
     """How much is trained."""
-    return Budget(args.epochs, args.batch_size, PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE, args.limit_train_batches)
+    return Budget(flags.epochs, flags.batch_size, PUBLISHED_EPOCHS, PUBLISHED_BATCH_SIZE, runtime.limit_train_batches)

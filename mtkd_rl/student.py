@@ -9,9 +9,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,6 @@ from common.command_line import resolve_path, settings_from, shortened
 from common.data import Dataset
 from common.data.flags import visible
 from common.errors import UserError
-from common.models import Network
 from common.models.network import require_takes
 from common.run_record import read_record
 from common.training.checkpoints import CheckpointFiles, load_weights
@@ -35,7 +34,7 @@ from common.training.schedules import Schedule, step_decay
 from mtkd_rl.experiment import (
     GAMMA,
     PAPER,
-    DataFlags,
+    Processes,
     build_network,
     destination,
     experiment_name,
@@ -49,16 +48,15 @@ from mtkd_rl.experiment import (
     start_processes,
 )
 from mtkd_rl.multi_teacher import MultiTeacher, Options
-from mtkd_rl.student_flags import ARCH, DATA, DIST_URL, LATEST, NAMED
+from mtkd_rl.student_flags import ARCH, DATA, DIST_URL, LATEST, NAMED, StudentFlags
 from mtkd_rl.teachers import find_teacher, load_teacher
 
+COMPARED = ("init_lr", "lr_type", "kd_T", "feat_weight", "feat_kd", "feature_transforms")  # flags of a run's settings
 MOMENTUM = 0.9  # a literal of the published code
 MOST_PART_BYTES = 110  # of what comes before the time in the name of a run's directory, and of what comes after it
 TIME = r"\d\d-\d\d-\d{4}"  # begins it
 
 M = TypeVar("M", bound=MultiTeacher)
-# student, teachers by name, image size, options -> method
-Build = Callable[[Network, dict[str, Network], int, Options], M]
 # method, class names, directory of the run
 AfterEpoch = Callable[[M, Sequence[str], Path], None]
 
@@ -75,24 +73,27 @@ def make_schedule(kind: str, lr: float, milestones: Sequence[float], epochs: int
     return lambda epoch, iteration, iterations: lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def run_student(
-    args: argparse.Namespace,
-    kind: str,
-    build: Build[M],
-    own: dict[str, Any],
-    after_epoch: AfterEpoch[M] | None = None,
-    extend_analysis: Extension = lambda *_: {},
-) -> None:
-    """Train, or with --evaluate evaluate, a student.
+@dataclasses.dataclass(frozen=True)
+class Script(Generic[M]):
+    """What each of the two scripts has of its own.
 
-    Args:
-        args: flags of `student_parser` and the script's own.
-        kind: what the tables call the method.
-        build: makes it.
-        own: the script's own flags that make another experiment, with their defaults.
-        after_epoch: writes what the script has to say besides.
+    Attributes:
+        kind: what the tables call its method.
+        build: makes it of the student, the teachers by name, the image size, options, and the values of `own`.
+        own: its flags that make another experiment, with their defaults.
+        after_epoch: writes what it has to say besides.
         extend_analysis: the same of the finished run's analysis.
     """
+
+    kind: str
+    build: Callable[..., M]
+    own: Mapping[str, Any]
+    after_epoch: AfterEpoch[M] = lambda *_: None
+    extend_analysis: Extension = lambda *_: {}
+
+
+def run_student(args: argparse.Namespace, script: Script[Any]) -> None:
+    """Train, or with --evaluate evaluate, a student by the flags of `student_parser` and the script's own."""
     if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
     if args.arch == ARCH:
@@ -104,123 +105,121 @@ def run_student(
     require_networks(args.teacher_name_list, "--teacher-name-list")
     if args.gpu is not None:
         args.device = f"cuda:{args.gpu}"
-    start_processes(args, DIST_URL, max(1, args.world_size), max(0, args.rank))
+    flags = settings_from(StudentFlags, args)
+    own_values = {destination(flag): getattr(args, destination(flag)) for flag in script.own}
+    start_processes(settings_from(Processes, args), DIST_URL, max(1, args.world_size), max(0, args.rank))
     with runtime_from(args) as runtime:
         if args.evaluate:
-            evaluate_student(args, runtime)
+            evaluate_student(flags, runtime)
             return
-        spec = specify(args, runtime, kind, build, own, after_epoch)
-        spec = dataclasses.replace(spec, extend_analysis=extend_analysis)
-        given = args.resume not in ("", LATEST)
-        if given and not spec.files.checkpoints.last.is_file():
-            raise UserError(f"--resume {args.resume}: there is no {spec.files.checkpoints.last}")
-        run_training(spec, runtime, resume=bool(args.resume), overwrite=args.overwrite)
+        spec = specify(script, flags, own_values, runtime)
+        if flags.resumed_path and not spec.files.checkpoints.last.is_file():
+            raise UserError(f"--resume {flags.resume}: there is no {spec.files.checkpoints.last}")
+        run_training(spec, runtime, resume=bool(flags.resume), overwrite=args.overwrite)
 
 
-def evaluate_student(args: argparse.Namespace, runtime: Runtime) -> None:
+def evaluate_student(flags: StudentFlags, runtime: Runtime) -> None:
     """Print the accuracy of the checkpoint `--resume PATH` on the test set.
 
     Raises:
         UserError: no path, or weights that do not fit.
     """
-    if args.resume in ("", LATEST):
+    if flags.resumed_path is None:
         raise UserError("--evaluate needs --resume PATH: the checkpoint to evaluate")
-    flags = settings_from(DataFlags, args)
-    data = load_given_data(flags, args.data)
-    student = build_network(args.arch, data.num_classes, "--arch")
-    load_weights(student, resolve_path(args.resume, PAPER), args.arch)
-    test = make_batches(flags, data, args.workers, runtime)["test"]
+    data = load_given_data(flags)
+    student = build_network(flags.arch, data.num_classes, "--arch")
+    load_weights(student, resolve_path(flags.resumed_path, PAPER), flags.arch)
+    test = make_batches(flags, data, flags.workers, runtime)["test"]
     size = image_size(flags, data)
-    require_takes(student, args.arch, size, size, data.num_classes)
+    require_takes(student, flags.arch, size, size, data.num_classes)
     layout = layout_for(student, runtime)
     if runtime.is_main:
-        print(f"{args.arch} on {test.samples} test images of {data.name} ({data.content}):", flush=True)
+        print(f"{flags.arch} on {test.samples} test images of {data.name} ({data.content}):", flush=True)
     figures = evaluate(student.to(runtime.device).to(memory_format=layout), test, runtime, layout)
     if runtime.is_main:
         print(f"accuracy {figures['accuracy']:.4f}, top-5 {figures['top5']:.4f}, loss {figures['loss']:.4f}")
 
 
-def load_given_data(flags: DataFlags, given: str | None) -> Dataset:
+def name_of(script: Script[Any], flags: StudentFlags, own_values: Mapping[str, Any]) -> str:
+    """What the tables know a run by, for example `ShuffleV2 MTKD-RL --dynamic`."""
+    return experiment_name(f"{flags.arch} {script.kind}", {**vars(flags), **own_values}, {**script.own, **NAMED})
+
+
+def load_given_data(flags: StudentFlags) -> Dataset:
     """The dataset, below `--data` where that is not as published."""
-    return load_data(flags, None if given == DATA else given)
+    return load_data(flags, None if flags.data == DATA else flags.data)
 
 
-def specify(
-    args: argparse.Namespace,
-    runtime: Runtime,
-    kind: str,
-    build: Build[M],
-    own: dict[str, Any],
-    after_epoch: AfterEpoch[M] | None,
-) -> RunSpec:
+def specify(script: Script[Any], flags: StudentFlags, own_values: dict[str, Any], runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
-    end_if_checked(args)
-    flags = settings_from(DataFlags, args)
-    data = visible(load_given_data(flags, args.data), no_test=args.no_test, val_fraction=flags.val_fraction)
-    names = args.teacher_name_list
-    student = build_network(args.arch, data.num_classes, "--arch")
-    teachers = [find_teacher(name, args.dataset, args.checkpoint_dir) for name in names]
+    end_if_checked(flags.check_settings)
+    data = visible(load_given_data(flags), no_test=flags.no_test, val_fraction=flags.val_fraction)
+    names = flags.teacher_name_list
+    student = build_network(flags.arch, data.num_classes, "--arch")
+    teachers = [find_teacher(name, flags.dataset, flags.checkpoint_dir) for name in names]
     networks = {teacher.name: load_teacher(teacher, data.num_classes) for teacher in teachers}
-    options = Options(args.kd_T, args.feat_weight, args.feat_kd, args.feature_transforms == "chained")
-    method = build(student, networks, image_size(flags, data), options)
-    milestones = in_proportion(args.milestones, args.epochs)
+    options = Options(flags.kd_T, flags.feat_weight, flags.feat_kd, flags.feature_transforms == "chained")
+    method = script.build(student, networks, image_size(flags, data), options, **own_values)
+    milestones = in_proportion(flags.milestones, flags.epochs)
     settings = {
         "method": type(method).__name__,
-        "student": args.arch,
+        "student": flags.arch,
         "teachers": names,
-        **run_config(args, data, ("init_lr", "lr_type", "kd_T", "feat_weight", "feat_kd", "feature_transforms")),
+        **run_config(flags, COMPARED),
         "milestones": milestones,
-        **{flag: getattr(args, flag) for flag in map(destination, own)},
+        **own_values,
     }
-    loaders = make_batches(flags, data, args.workers, runtime)
-    experiment = experiment_name(f"{args.arch} {kind}", args, {**own, **NAMED})
+    loaders = make_batches(flags, data, flags.workers, runtime)
+    experiment = name_of(script, flags, own_values)
     method_name = "_".join(re.findall(r"[\w.-]*\w", experiment.partition(" ")[2].replace("--", "")))
-    directory = run_directory(args, method_name, {**settings, **runtime.compared_settings()}, runtime)
+    compared = {**settings, **data.compared_settings(), **runtime.compared_settings()}
+    directory = run_directory(flags, method_name, compared, runtime)
     messages = []
-    if runtime.distributed and dist.get_backend() != args.dist_backend:
-        messages = [f"warning: {args.dist_backend} is not available here; {dist.get_backend()} takes its place"]
+    if runtime.distributed and dist.get_backend() != flags.dist_backend:
+        messages = [f"warning: {flags.dist_backend} is not available here; {dist.get_backend()} takes its place"]
     return RunSpec(
         paper=PAPER,
         experiment=experiment,
-        student=args.arch,
+        student=flags.arch,
         method=method,
-        make_optimizer=lambda parameters: make_optimizer(parameters, args.init_lr, args.weight_decay),
-        schedule=make_schedule(args.lr_type, args.init_lr, milestones, args.epochs),
+        make_optimizer=lambda parameters: make_optimizer(parameters, flags.init_lr, flags.weight_decay),
+        schedule=make_schedule(flags.lr_type, flags.init_lr, milestones, flags.epochs),
         loaders=loaders,
         data=data,
-        budget=make_budget(args),
+        budget=make_budget(flags, runtime),
         files=RunFiles(
-            directory, checkpoint_files(args, directory), directory / "events", directory / f"{directory.name}.txt"
+            directory, checkpoint_files(flags, directory), directory / "events", directory / f"{directory.name}.txt"
         ),
         settings=settings,
         teachers=teachers,
         messages=messages,
-        title=f"{kind}: {args.arch} on {data.name} ({data.content})",
+        title=f"{script.kind}: {flags.arch} on {data.name} ({data.content})",
         load_teacher=lambda teacher: load_teacher(teacher, data.num_classes),
-        after_epoch=lambda trainer, run: after_epoch and after_epoch(method, data.classes, run.path),
+        after_epoch=lambda trainer, run: script.after_epoch(method, data.classes, run.path),
+        extend_analysis=script.extend_analysis,
     )
 
 
-def checkpoint_files(args: argparse.Namespace, directory: Path) -> CheckpointFiles:
+def checkpoint_files(flags: StudentFlags, directory: Path) -> CheckpointFiles:
     """The published names."""
-    last, best = (directory / f"{args.arch}{which}.pth.tar" for which in ("", "_best"))
-    constants = {"arch": args.arch}
+    last, best = (directory / f"{flags.arch}{which}.pth.tar" for which in ("", "_best"))
+    constants = {"arch": flags.arch}
     return CheckpointFiles(
         last, best, weights_key="model", optimizer_key="optimizer", accuracy_key="acc", constants=constants
     )
 
 
-def run_directory(args: argparse.Namespace, method: str, settings: dict[str, Any], runtime: Runtime) -> Path:
+def run_directory(flags: StudentFlags, method: str, settings: dict[str, Any], runtime: Runtime) -> Path:
     """`<arch>_<dataset>_rl_<trial>_<teachers>_<their names><time>`, as published, `_<method>`; or that to resume."""
-    if args.resume not in ("", LATEST):
-        path = resolve_path(args.resume, PAPER)
+    if flags.resumed_path:
+        path = resolve_path(flags.resumed_path, PAPER)
         return path if path.is_dir() else path.parent
-    prefix = run_prefix(args.arch, args.dataset, args.trial, args.teacher_name_list)
-    if args.resume == LATEST and (latest := latest_run(Path(args.checkpoint_dir), prefix, settings)):
+    prefix = run_prefix(flags.arch, flags.dataset, flags.trial, flags.teacher_name_list)
+    if flags.resume == LATEST and (latest := latest_run(Path(flags.checkpoint_dir), prefix, settings)):
         return latest
     while True:
         now = datetime.datetime.now().strftime("%d-%m-%Y_%H-%M-%S")
-        path = Path(args.checkpoint_dir, f"{prefix}{now}_{shortened(method, MOST_PART_BYTES)}")
+        path = Path(flags.checkpoint_dir, f"{prefix}{now}_{shortened(method, MOST_PART_BYTES)}")
         if not runtime.is_main:
             return path
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 from common.command_line import (
     ArgumentParser,
     nonnegative_float,
@@ -16,6 +19,7 @@ from mtkd_rl.experiment import (
     MILESTONES,
     PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
+    RunFlags,
     add_flags_without_effect,
     make_parser,
 )
@@ -37,6 +41,30 @@ NAMED = {
     "--lr-type": "multistep",
     "--weight-decay": 1e-4,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentFlags(RunFlags):
+    """The flags of both scripts but those of runtime and processes, under their names."""
+
+    arch: str
+    teacher_name_list: Sequence[str]
+    data: str
+    init_lr: float
+    lr_type: str
+    milestones: list[int]
+    kd_T: int  # noqa: N815
+    feat_weight: float
+    feat_kd: str
+    feature_transforms: str
+    workers: int
+    resume: str
+    dist_backend: str
+
+    @property
+    def resumed_path(self) -> str | None:
+        """The checkpoint or directory of `--resume`; None where it is not given, or means the latest run."""
+        return None if self.resume in ("", LATEST) else self.resume
 
 
 def student_parser(description: str | None) -> ArgumentParser:

@@ -7,10 +7,12 @@ default paths of `setting.py` find it.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -52,7 +54,8 @@ from mtkd_rl.experiment import (
     PAPER,
     PUBLISHED_BATCH_SIZE,
     PUBLISHED_EPOCHS,
-    DataFlags,
+    Processes,
+    RunFlags,
     add_flags_without_effect,
     build_network,
     experiment_name,
@@ -135,6 +138,19 @@ def choose_gpus(chosen: str) -> None:
         os.environ[CHOSEN] = chosen
 
 
+@dataclasses.dataclass(frozen=True)
+class Flags(RunFlags):
+    """All flags but those of runtime and processes, under their names."""
+
+    model: str
+    learning_rate: float
+    lr_decay_epochs: Sequence[float]
+    lr_decay_rate: float
+    momentum: float
+    data_folder: str
+    num_workers: int
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add = parser.add_argument
@@ -176,35 +192,39 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+def name_of(flags: Flags) -> str:
+    """What the tables know this run by, for example `teacher resnet32x4`."""
+    return experiment_name(f"teacher {flags.model}", vars(flags), NAMED)
+
+
+def specify(flags: Flags, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
-    require_networks([args.model], "--model")
-    end_if_checked(args)
-    flags = settings_from(DataFlags, args)
-    data = load_data(flags, None if args.data_folder == DATA_FOLDER else args.data_folder)
-    data = visible(data, no_test=args.no_test, val_fraction=flags.val_fraction)
-    student = build_network(args.model, data.num_classes, "--model")
+    require_networks([flags.model], "--model")
+    end_if_checked(flags.check_settings)
+    data = load_data(flags, None if flags.data_folder == DATA_FOLDER else flags.data_folder)
+    data = visible(data, no_test=flags.no_test, val_fraction=flags.val_fraction)
+    student = build_network(flags.model, data.num_classes, "--model")
     size = image_size(flags, data)
-    require_takes(student, args.model, size, size, data.num_classes)
-    place = teacher_directory(args.model, args.dataset, args.learning_rate, args.weight_decay, args.trial)
-    directory = Path(args.checkpoint_dir, place)
-    last, best = (directory / f"{args.model}_{which}.pth" for which in ("last", "best"))
+    require_takes(student, flags.model, size, size, data.num_classes)
+    place = teacher_directory(flags.model, flags.dataset, flags.learning_rate, flags.weight_decay, flags.trial)
+    directory = Path(flags.checkpoint_dir, place)
+    last, best = (directory / f"{flags.model}_{which}.pth" for which in ("last", "best"))
     checkpoints = CheckpointFiles(last, best, weights_key="model", optimizer_key="optimizer", accuracy_key="best_acc")
     own = ("model", "learning_rate", "lr_decay_epochs", "lr_decay_rate", "momentum")
     return RunSpec(
         paper=PAPER,
-        experiment=experiment_name(f"teacher {args.model}", args, NAMED),
-        student=args.model,
+        experiment=name_of(flags),
+        student=flags.model,
         method=Baseline(student),
         make_optimizer=lambda parameters: torch.optim.SGD(
-            parameters, lr=args.learning_rate, momentum=args.momentum, weight_decay=args.weight_decay
+            parameters, lr=flags.learning_rate, momentum=flags.momentum, weight_decay=flags.weight_decay
         ),
-        schedule=step_decay(args.learning_rate, args.lr_decay_epochs, args.lr_decay_rate),
-        loaders=make_batches(flags, data, args.num_workers, runtime),
+        schedule=step_decay(flags.learning_rate, flags.lr_decay_epochs, flags.lr_decay_rate),
+        loaders=make_batches(flags, data, flags.num_workers, runtime),
         data=data,
-        budget=make_budget(args),
+        budget=make_budget(flags, runtime),
         files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
-        settings={"method": Baseline.__name__, **run_config(args, data, own)},
+        settings={"method": Baseline.__name__, **run_config(flags, own)},
         after_save=write_best,
     )
 
@@ -220,9 +240,10 @@ def write_best(trainer: Trainer, run: RunDirectory, test: dict[str, float], is_b
 def main() -> None:
     args = parse_arguments()
     choose_gpus(args.gpu_id)
-    start_processes(args, DIST_URL)
+    start_processes(settings_from(Processes, args), DIST_URL)
     with runtime_from(args) as runtime:
-        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
+        spec = specify(settings_from(Flags, args), runtime)
+        run_training(spec, runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

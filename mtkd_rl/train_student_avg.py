@@ -13,13 +13,15 @@ if __name__ == "__main__":
 
 from common.command_line import cli_main
 from mtkd_rl.multi_teacher import Averaging
-from mtkd_rl.student import run_student
+from mtkd_rl.student import Script, run_student
 from mtkd_rl.student_flags import student_parser
+
+SCRIPT = Script("AVER", Averaging, own={})
 
 
 @cli_main
 def main() -> None:
-    run_student(student_parser(__doc__).parse_args(), "AVER", Averaging, own={})
+    run_student(student_parser(__doc__).parse_args(), SCRIPT)
 
 
 if __name__ == "__main__":

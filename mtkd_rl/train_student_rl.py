@@ -8,7 +8,6 @@ the student's agreement with each teacher on the test images of the class.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 
@@ -19,13 +18,13 @@ if __name__ == "__main__":
     stop_in_imports()
 
 from common.command_line import cli_main, positive_int
-from mtkd_rl.experiment import destination
 from mtkd_rl.methods import AGENT_LOSSES, MultiTeacherRL
-from mtkd_rl.student import run_student
+from mtkd_rl.student import Script, run_student
 from mtkd_rl.student_flags import student_parser
 from mtkd_rl.weights_table import agreement_beside_weights, write_weights_table
 
 OWN = {"--dynamic": False, "--agent-loss": "reward-weighted", "--agent-step": 1000, "--equal-weights": False}
+SCRIPT = Script("MTKD-RL", MultiTeacherRL, OWN, write_weights_table, agreement_beside_weights)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,10 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @cli_main
 def main() -> None:
-    args = parse_arguments()
-    options = {destination(flag): getattr(args, destination(flag)) for flag in OWN}
-    build = functools.partial(MultiTeacherRL, **options)
-    run_student(args, "MTKD-RL", build, OWN, write_weights_table, agreement_beside_weights)
+    run_student(parse_arguments(), SCRIPT)
 
 
 if __name__ == "__main__":

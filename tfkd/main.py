@@ -59,10 +59,18 @@ LR_BATCH_SIZE = 128  # the batch size that `learning_rate` is meant for
 OTHER_METHODS = ("regularization", "label_smoothing", "self_training", "pt_teacher", "method")
 
 # Flags without which two runs are not the same; a run is resumed with the same ones only
-RESUME_KEYS = (
-    *(*METHOD_FLAGS, "loss_form", "warm", "restore_file", "num_class"),
-    *("image_size", "val_fraction", "limit_train_batches", "limit_eval_batches"),
-)
+SAME_FLAGS = (*METHOD_FLAGS, "loss_form", "warm", "restore_file", "num_class", "image_size", "val_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags(DataSource, Flags):
+    """All flags but those of the runtime, under their names."""
+
+    model_dir: str
+    image_size: int | None
+    val_fraction: float
+    no_test: bool
+    check_settings: bool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -110,14 +118,13 @@ def make_optimizer(params: Params, base_lr: float, parameters: list[nn.Parameter
     return torch.optim.SGD(parameters, lr=base_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
-def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
+def specify(flags: RunFlags, runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
-    model_dir, params = open_experiment(args.model_dir)
-    flags = settings_from(Flags, args)
+    model_dir, params = open_experiment(flags.model_dir)
     keys = require_method(flags, model_dir / "params.json", params)
-    end_if_checked(args)
-    data = load_data(settings_from(DataSource, args), params, args.image_size)
-    data = visible(data, no_test=args.no_test, val_fraction=args.val_fraction)
+    end_if_checked(flags.check_settings)
+    data = load_data(flags, params, flags.image_size)
+    data = visible(data, no_test=flags.no_test, val_fraction=flags.val_fraction)
     method, teachers = build_method(flags, model_dir, params, keys, data)
     epochs = flags.epochs or params.num_epochs
     milestones = MILESTONES if flags.epochs is None else [m * epochs / PUBLISHED_EPOCHS for m in MILESTONES]
@@ -138,7 +145,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
         method=method,
         make_optimizer=lambda parameters: make_optimizer(params, base_lr, parameters),
         schedule=step_decay(base_lr, milestones, GAMMA, warmup_epochs=flags.warm),
-        loaders=make_batches(params, data, args.val_fraction, runtime),
+        loaders=make_batches(params, data, flags.val_fraction, runtime),
         data=data,
         budget=Budget(
             epochs, params.batch_size, PUBLISHED_EPOCHS, published_batch_size(model_dir), runtime.limit_train_batches
@@ -149,11 +156,7 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
             "method": type(method).__name__,
             "epochs": epochs,
             "milestones": list(milestones),
-            "data": data.fingerprint,
-            **data.compared_settings(),
-            "seed": args.seed,
-            "amp": args.amp,
-            **{key: getattr(args, key) for key in RESUME_KEYS},
+            **{key: getattr(flags, key) for key in SAME_FLAGS},
             **told_apart,
         },
         teachers=teachers,
@@ -166,21 +169,22 @@ def specify(args: argparse.Namespace, runtime: Runtime) -> RunSpec:
     )
 
 
-def _own_failures(args: argparse.Namespace, runtime: Runtime) -> contextlib.AbstractContextManager:
+def _own_failures(flags: RunFlags, runtime: Runtime) -> contextlib.AbstractContextManager:
     """Tells errors in the code of `--method`, whose traceback the log gets."""
-    if not args.method:
+    if not (method := flags.method):
         return contextlib.nullcontext()
-    log = resolve_path(args.model_dir, PAPER) / "train.log"
+    log = resolve_path(flags.model_dir, PAPER) / "train.log"
     return failures_told(
-        lambda error: error_in(args.method, load_method(args.method, PAPER), error), log, is_main=runtime.is_main
+        lambda error: error_in(method, load_method(method, PAPER), error), log, is_main=runtime.is_main
     )
 
 
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    with runtime_from(args) as runtime, _own_failures(args, runtime):
-        run_training(specify(args, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
+    flags = settings_from(RunFlags, args)
+    with runtime_from(args) as runtime, _own_failures(flags, runtime):
+        run_training(specify(flags, runtime), runtime, resume=args.resume, overwrite=args.overwrite)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 
@@ -126,9 +126,9 @@ class Dataset(Generic[Images]):
         """The same for a run that must not see the test split."""
         return dataclasses.replace(self, test=WithheldSplit())
 
-    def compared_settings(self) -> dict[str, bool]:
+    def compared_settings(self) -> dict[str, Any]:
         """What belongs to the settings that two runs must share to be one, besides what the scripts name themselves."""
-        return {"no_test": True} if self.is_test_withheld else {}
+        return {"data": self.fingerprint, **({"no_test": True} if self.is_test_withheld else {})}
 
     def describe(self) -> Data:
         """What a run's record says about its data."""

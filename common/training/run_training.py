@@ -117,6 +117,10 @@ class RunSpec:
     extend_analysis: Extension = lambda *_: {}
     after_training: Callable[[Trainer, RunDirectory | None], dict[str, Any]] = lambda *_: {}
 
+    def compared_settings(self) -> dict[str, Any]:
+        """What two runs must share to be one, but what is the runtime's and the teachers'."""
+        return {**self.settings, **self.data.compared_settings()}
+
     def record(self, runtime: Runtime) -> RunRecord:
         """What `run.json` says from the start."""
         return RunRecord(
@@ -126,7 +130,7 @@ class RunSpec:
             student=self.student,
             batch_size=self.budget.batch_size,
             seed=runtime.seed,
-            settings={**self.settings, **runtime.compared_settings()},
+            settings={**self.compared_settings(), **runtime.compared_settings()},
             teachers=[teacher.describe() for teacher in self.teachers],
             data=self.data.describe(),
             budget=self.budget.describe(),
@@ -158,7 +162,7 @@ def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bo
         Loaders(**spec.loaders),
         runtime,
         spec.files.checkpoints,
-        {**spec.settings, **({"teacher_files": teacher_files} if teacher_files else {})},
+        {**spec.compared_settings(), **({"teacher_files": teacher_files} if teacher_files else {})},
     )
     before, record = read_record(spec.files.directory), spec.record(runtime)
     resumed = resume and trainer.resume()

@@ -95,9 +95,9 @@ def add_runtime_flags(parser: argparse.ArgumentParser, *, without: Collection[st
     add("--num-threads", type=thread_count, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
-def end_if_checked(args: argparse.Namespace) -> None:
+def end_if_checked(check_settings: bool) -> None:
     """With `--check-settings`, end the script: flags and settings are read, and nothing is wrong with them."""
-    if args.check_settings:
+    if check_settings:
         print("nothing is wrong with these flags and settings")
         sys.exit(0)
 
@@ -162,7 +162,13 @@ class Runtime:
 
         Not how steps are taken: `plain` and `graphs` may change when a run is resumed, which moves results by rounding.
         """
-        return {"tf32": True} if self.tf32 else {}
+        return {
+            "seed": self.seed,
+            "amp": self.amp,
+            "limit_train_batches": self.limit_train_batches,
+            "limit_eval_batches": self.limit_eval_batches,
+            **({"tf32": True} if self.tf32 else {}),
+        }
 
     def settings(self) -> Computing:
         """What a run's record says about how it was computed."""

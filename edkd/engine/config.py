@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from common.command_line import (
     resolve_path,
     shortened,
 )
-from common.data import Dataset
 from common.errors import UserError
 from common.run_record import SKIPPED
 from edkd.distillers._base import Vanilla
@@ -58,47 +57,62 @@ ANY_SIGN = ("FITNET.HINT_LAYER",)  # counted from the end; what is nowhere here 
 PATHS = ("LOG.PREFIX", "DISTILLER.TEACHER_CKPT")
 
 
-def load_config(args: argparse.Namespace) -> tuple[Node, dict[str, int]]:
+@dataclasses.dataclass(frozen=True)
+class ConfigFlags:
+    """The flags that a configuration follows from, under their names."""
+
+    cfg: str
+    opts: Sequence[str]
+    epochs: int | None
+    seed: int
+
+    @property
+    def overrides(self) -> list[tuple[str, str]]:
+        """The `KEY VALUE` pairs of the command line."""
+        return list(zip(self.opts[::2], self.opts[1::2], strict=True))
+
+
+def load_config(flags: ConfigFlags) -> tuple[Node, dict[str, int]]:
     """The frozen configuration of a run, and how much training its file asks for, in the words of `run.json`.
 
     Raises:
         UserError: no such file, unknown keys, wrong types, values that cannot be.
     """
-    path = configuration_file(args)
+    path = configuration_file(flags)
     content, where = (read_file(path), f"{path}: ") if path else ({}, "")
-    _load_named_file(content, args.opts)
+    _load_named_file(content, flags.opts)
     cfg = CFG.clone()
     cfg.merge_from_mapping(content, where)
     published = {"published_epochs": cfg.SOLVER.EPOCHS, "published_batch_size": cfg.SOLVER.BATCH_SIZE}
-    cfg.merge_from_list(args.opts)
+    cfg.merge_from_list(flags.opts)
     check(cfg)
-    for key, text in overrides(args):
+    for key, text in flags.overrides:
         if not text.isprintable():
             raise UserError(f"{key} is {text!r}, but must be printable: overrides name the directory of a run")
-    if args.epochs is not None:
-        shorten(cfg, args.epochs)
+    if flags.epochs is not None:
+        shorten(cfg, flags.epochs)
     cfg.freeze()
     return cfg, published
 
 
-def configuration_file(args: argparse.Namespace) -> Path | None:
+def configuration_file(flags: ConfigFlags) -> Path | None:
     """The file of `--cfg`; None where none is given.
 
     Raises:
         UserError: there is no such file.
     """
-    if not args.cfg:
+    if not flags.cfg:
         return None
-    path = resolve_path(args.cfg, PAPER)
+    path = resolve_path(flags.cfg, PAPER)
     if not path.is_file():
         root = REPOSITORY / PAPER
         listed = f"find {root / 'configs'} -name '*.yaml'"
-        hint = nearest(args.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
-        raise UserError(f"no configuration {args.cfg} here, in {PAPER}/ or in the repository: {hint}")
+        hint = nearest(flags.cfg, [str(f.relative_to(root)) for f in root.glob("configs/**/*.yaml")], listed)
+        raise UserError(f"no configuration {flags.cfg} here, in {PAPER}/ or in the repository: {hint}")
     return path
 
 
-def _load_named_file(content: dict[str, Any], opts: list[str]) -> None:
+def _load_named_file(content: dict[str, Any], opts: Sequence[str]) -> None:
     """Load the file of a `DISTILLER.TYPE FILE.py:CLASS`, which may declare keys of its own in `CFG`."""
     group = content.get("DISTILLER")
     name = group.get("TYPE") if isinstance(group, dict) else None
@@ -196,36 +210,31 @@ def _check_kind(key: str, value: Any, require: Callable[[bool, str, str], None])
     require(all(abs(n) <= largest for n in numbers), key, f"at most {largest:g}")
 
 
-def overrides(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """The `KEY VALUE` pairs of the command line."""
-    return list(zip(args.opts[::2], args.opts[1::2], strict=True))
-
-
-def output_directory(args: argparse.Namespace, cfg: Node) -> Path:
+def output_directory(flags: ConfigFlags, cfg: Node) -> Path:
     """`<LOG.PREFIX>/<PROJECT>/<NAME, or TAG><overrides>`, as published; --seed and --epochs are named as overrides."""
-    pairs = {key: value for key, value in overrides(args) if key not in PATHS}
+    pairs = {key: value for key, value in flags.overrides if key not in PATHS}
     if "DISTILLER.TYPE" in pairs:
         pairs["DISTILLER.TYPE"] = Path(pairs["DISTILLER.TYPE"]).name  # of FILE.py:CLASS without the directory
     words = [f"{key}:{value}" for key, value in pairs.items()]
-    words += [f"epochs:{args.epochs}"] if args.epochs is not None else []
-    words += [f"seed:{args.seed}"] if args.seed else []
+    words += [f"epochs:{flags.epochs}"] if flags.epochs is not None else []
+    words += [f"seed:{flags.seed}"] if flags.seed else []
     name = (cfg.EXPERIMENT.NAME or cfg.EXPERIMENT.TAG) + ",".join(words)
     return Path(os.path.expanduser(cfg.LOG.PREFIX), cfg.EXPERIMENT.PROJECT, shortened(name.replace("/", "_")))
 
 
-def experiment_name(args: argparse.Namespace) -> str:
+def experiment_name(flags: ConfigFlags) -> str:
     """What the tables know a run by: its file below `configs/`, and the overrides that change what is trained.
 
     For example `cifar100/vanilla DISTILLER.STUDENT resnet32x4`.
     """
-    parts = Path(args.cfg).parent.joinpath(Path(args.cfg).stem).parts
+    parts = Path(flags.cfg).parent.joinpath(Path(flags.cfg).stem).parts
     while "configs" in parts:
         parts = parts[parts.index("configs") + 1 :]
-    pairs = sorted((k, v) for k, v in dict(overrides(args)).items() if not k.startswith(PLACE_AND_BUDGET))
+    pairs = sorted((k, v) for k, v in dict(flags.overrides).items() if not k.startswith(PLACE_AND_BUDGET))
     return " ".join(["/".join(parts) or "defaults", *(word for pair in pairs for word in pair)])
 
 
-def run_config(args: argparse.Namespace, cfg: Node, defaults: Node, data: Dataset) -> dict[str, Any]:
+def run_config(cfg: Node, defaults: Node, val_fraction: float) -> dict[str, Any]:
     """Everything that makes two runs the same, but the teachers; keys of others' sections where they are no default."""
     declared = dict(defaults.leaves())
     always = ("DATASET.TYPE", "DISTILLER.", "SOLVER.", f"{section_name(cfg)}.")
@@ -236,10 +245,5 @@ def run_config(args: argparse.Namespace, cfg: Node, defaults: Node, data: Datase
             for key, value in cfg.leaves()
             if not key.startswith(never) and (key.startswith(always) or value != declared[key])
         },
-        "data": data.fingerprint,
-        "seed": args.seed,
-        "amp": args.amp,
-        "val_fraction": args.val_fraction,
-        "limit_train_batches": args.limit_train_batches,
-        "limit_eval_batches": args.limit_eval_batches,
+        "val_fraction": val_fraction,
     }

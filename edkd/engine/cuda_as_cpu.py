@@ -20,9 +20,9 @@ def add_cuda_switch(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(CUDA_SWITCH, action="store_true", help=text)
 
 
-def cuda_calls(args: argparse.Namespace, runtime: Runtime) -> contextlib.AbstractContextManager:
+def cuda_calls(as_cpu: bool, runtime: Runtime) -> contextlib.AbstractContextManager:
     """What `--cuda-as-cpu` asks for; nothing on a GPU."""
-    return CudaAsCpu() if args.cuda_as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext()
+    return CudaAsCpu() if as_cpu and runtime.device.type == "cpu" else contextlib.nullcontext()
 
 
 class _Nothing(contextlib.nullcontext):

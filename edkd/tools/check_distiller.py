@@ -117,7 +117,7 @@ def report(args: argparse.Namespace, runtime: Runtime, scratch: Path) -> bool:
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch, cuda_calls(args, runtime):
+    with runtime_from(args) as runtime, tempfile.TemporaryDirectory() as scratch, cuda_calls(args.cuda_as_cpu, runtime):
         fits = report(args, runtime, Path(scratch))
     if not fits:
         raise UserError(f"{args.distiller} does not fit: see NO above, and the contract in docs/distillers.md")

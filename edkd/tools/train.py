@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -25,7 +26,14 @@ from common.training.schedules import step_decay
 from common.training.teachers import TeacherCheckpoint
 from edkd.distillers import OURS
 from edkd.engine.cfg import CFG, WITHOUT_EFFECT
-from edkd.engine.config import configuration_file, experiment_name, load_config, output_directory, run_config
+from edkd.engine.config import (
+    ConfigFlags,
+    configuration_file,
+    experiment_name,
+    load_config,
+    output_directory,
+    run_config,
+)
 from edkd.engine.cuda_as_cpu import add_cuda_switch, cuda_calls
 from edkd.engine.experiment import PAPER, build_network, load_data, make_batches, require_network, treated_as
 from edkd.engine.explain import explain_in_training
@@ -35,6 +43,15 @@ from edkd.engine.outputs import Outputs
 from edkd.engine.signatures import extra_parameters
 from edkd.engine.solver import make_optimizer
 from edkd.engine.teachers import given_files, teacher_files, teacher_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(DataSource, ConfigFlags):
+    """All flags but those of the runtime, under their names."""
+
+    val_fraction: float
+    no_test: bool
+    check_settings: bool
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,20 +72,18 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def specify(
-    args: argparse.Namespace, cfg: Node, defaults: Node, published: dict[str, int], runtime: Runtime
-) -> RunSpec:
+def specify(flags: Flags, cfg: Node, defaults: Node, published: dict[str, int], runtime: Runtime) -> RunSpec:
     """The run that the configuration asks for."""
     dataset, names = treated_as(cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE), teacher_names(cfg)
     require_network(cfg.DISTILLER.STUDENT, dataset, "DISTILLER.STUDENT")
     for name in names:
         require_network(name, dataset, "DISTILLER.TEACHER")
     given_files(cfg)
-    if args.check_settings:
+    if flags.check_settings:
         try_constructor(cfg, dataset, names)
-    end_if_checked(args)
-    data = load_data(settings_from(DataSource, args), cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
-    data = visible(data, no_test=args.no_test, val_fraction=args.val_fraction)
+    end_if_checked(flags.check_settings)
+    data = load_data(flags, cfg.DATASET.TYPE, cfg.DATASET.IMAGE_SIZE)
+    data = visible(data, no_test=flags.no_test, val_fraction=flags.val_fraction)
     student = build_network(cfg.DISTILLER.STUDENT, dataset, data.num_classes, "DISTILLER.STUDENT")
     checkpoints = teacher_files(cfg, data)
 
@@ -78,14 +93,14 @@ def specify(
         return network
 
     teachers = [load_teacher(checkpoint) for checkpoint in checkpoints]
-    loaders = make_batches(cfg, data, args.val_fraction, runtime)
+    loaders = make_batches(cfg, data, flags.val_fraction, runtime)
     method = make_method(cfg, student, teachers, loaders["train"].targets, runtime)
-    outputs = Outputs(cfg, args.opts, output_directory(args, cfg))
+    outputs = Outputs(cfg, flags.opts, output_directory(flags, cfg))
     kind = type(method.distiller)
-    told_apart, own_files = provenance(None if kind in OURS else kind, configuration_file(args))
+    told_apart, own_files = provenance(None if kind in OURS else kind, configuration_file(flags))
     return RunSpec(
         paper=PAPER,
-        experiment=experiment_name(args),
+        experiment=experiment_name(flags),
         student=cfg.DISTILLER.STUDENT,
         method=method,
         method_name=cfg.DISTILLER.TYPE,
@@ -95,10 +110,10 @@ def specify(
         data=data,
         budget=Budget(cfg.SOLVER.EPOCHS, cfg.SOLVER.BATCH_SIZE, **published, batches=runtime.limit_train_batches),
         files=outputs.files,
-        settings={**run_config(args, cfg, defaults, data), **data.compared_settings(), **told_apart},
+        settings={**run_config(cfg, defaults, flags.val_fraction), **told_apart},
         teachers=checkpoints,
         load_teacher=load_teacher,
-        messages=[f"{key} has no effect, as in the published code" for key in args.opts if key in WITHOUT_EFFECT],
+        messages=[f"{key} has no effect, as in the published code" for key in flags.opts if key in WITHOUT_EFFECT],
         details={"extra_parameters": extra_parameters(method.distiller), **own_files},
         on_start=outputs.start,
         after_epoch=outputs.report,
@@ -110,12 +125,13 @@ def specify(
 @cli_main
 def main() -> None:
     args = parse_arguments()
-    with runtime_from(args) as runtime, cuda_calls(args, runtime):
-        cfg, published = load_config(args)
-        log = output_directory(args, cfg) / "train.log"
+    flags = settings_from(Flags, args)
+    with runtime_from(args) as runtime, cuda_calls(args.cuda_as_cpu, runtime):
+        cfg, published = load_config(flags)
+        log = output_directory(flags, cfg) / "train.log"
         told = failures_told(lambda error: explain_in_training(error, cfg), log, is_main=runtime.is_main)
         with told, CFG.standing_for(cfg) as defaults:  # as in mdistiller: a distiller may read its keys there
-            spec = specify(args, cfg, defaults, published, runtime)
+            spec = specify(flags, cfg, defaults, published, runtime)
             run_training(spec, runtime, resume=args.resume, overwrite=args.overwrite)
 
 

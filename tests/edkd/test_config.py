@@ -1,6 +1,5 @@
 """The configuration: published defaults and files, types, errors, and that every key is read by something."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from common.training.runtime import Runtime
 from common.training.schedules import step_decay
 from edkd.distillers import distiller_dict
 from edkd.engine.cfg import CFG, CN, WITHOUT_EFFECT
-from edkd.engine.config import ANY_SIGN, check, experiment_name, load_config, output_directory
+from edkd.engine.config import ANY_SIGN, ConfigFlags, check, experiment_name, load_config, output_directory
 from edkd.engine.method import make_method
 from edkd.engine.node import Node
 from edkd.engine.solver import make_optimizer
@@ -39,8 +38,8 @@ def flat(tree: dict, above: str = "") -> dict[str, object]:
     return leaves
 
 
-def arguments(cfg: str = "", *opts: str, **more: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"cfg": cfg, "opts": list(opts), "epochs": None, "seed": 0, **more})
+def flags(cfg: str = "", *opts: str, epochs: int | None = None, seed: int = 0) -> ConfigFlags:
+    return ConfigFlags(cfg, opts, epochs, seed)
 
 
 def test_published_defaults():
@@ -65,7 +64,7 @@ def test_published_files(tree):
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONFIGS)))
 def test_every_file_loads_and_says_its_command(file):
     name = f"configs/{file.relative_to(CONFIGS)}"
-    load_config(arguments(name))
+    load_config(flags(name))
     assert f"python tools/train.py --cfg {name}" in file.read_text()
 
 
@@ -89,7 +88,7 @@ def test_rates():
 def test_rates_of_every_published_file():
     for group in SCHEDULES["by_configuration"]:
         for name in group["configurations"]:
-            cfg, _ = load_config(arguments(name.partition(": ")[2]))
+            cfg, _ = load_config(flags(name.partition(": ")[2]))
             rate = step_decay(cfg.SOLVER.LR, cfg.SOLVER.LR_DECAY_STAGES, cfg.SOLVER.LR_DECAY_RATE)
             for first, expected in group["lr"]:
                 assert rate(first - 1, 0, 1) == pytest.approx(expected, rel=1e-12)
@@ -216,28 +215,28 @@ class TestValues:
 
 class TestNames:
     def test_directory_as_published(self):
-        args = arguments("configs/cifar100/kd.yaml", "SOLVER.LR", "0.1", "KD.TEMPERATURE", "2")
-        directory = output_directory(args, load_config(args)[0])
+        given = flags("configs/cifar100/kd.yaml", "SOLVER.LR", "0.1", "KD.TEMPERATURE", "2")
+        directory = output_directory(given, load_config(given)[0])
         assert directory == Path("output/cifar100_baselines/kd,res32x4,res8x4SOLVER.LR:0.1,KD.TEMPERATURE:2")
 
     def test_a_name_takes_the_place_of_the_tag(self):
-        args = arguments("configs/cifar100/kd.yaml", "EXPERIMENT.NAME", "mine", "LOG.PREFIX", "/x/y", seed=3)
-        assert output_directory(args, load_config(args)[0]) == Path(
+        given = flags("configs/cifar100/kd.yaml", "EXPERIMENT.NAME", "mine", "LOG.PREFIX", "/x/y", seed=3)
+        assert output_directory(given, load_config(given)[0]) == Path(
             "/x/y/cifar100_baselines/mineEXPERIMENT.NAME:mine,seed:3"
         )
 
     def test_overrides_that_no_name_can_have(self):
         with pytest.raises(UserError, match=r"^DISTILLER.TEACHER is 'a\\nb', but must be printable: overrides name"):
-            load_config(arguments("configs/cifar100/kd.yaml", "DISTILLER.TEACHER", "a\nb"))
+            load_config(flags("configs/cifar100/kd.yaml", "DISTILLER.TEACHER", "a\nb"))
 
     def test_experiment(self):
-        args = arguments("configs/cifar100/edkd/a.yaml", "SOLVER.LR", "0.1", "LOG.WANDB", "False", "EDKD.T", "2")
-        assert experiment_name(args) == "cifar100/edkd/a EDKD.T 2 SOLVER.LR 0.1"
-        args = arguments("/elsewhere/configs/cifar100/edkd/a.yaml", "SOLVER.EPOCHS", "3", "EXPERIMENT.NAME", "x")
-        assert experiment_name(args) == "cifar100/edkd/a"
+        given = flags("configs/cifar100/edkd/a.yaml", "SOLVER.LR", "0.1", "LOG.WANDB", "False", "EDKD.T", "2")
+        assert experiment_name(given) == "cifar100/edkd/a EDKD.T 2 SOLVER.LR 0.1"
+        given = flags("/elsewhere/configs/cifar100/edkd/a.yaml", "SOLVER.EPOCHS", "3", "EXPERIMENT.NAME", "x")
+        assert experiment_name(given) == "cifar100/edkd/a"
 
     def test_shorter_runs_keep_the_shape_of_the_schedule(self):
-        cfg, published = load_config(arguments("configs/cifar100/edkd/res56_res20.yaml", epochs=24))
+        cfg, published = load_config(flags("configs/cifar100/edkd/res56_res20.yaml", epochs=24))
         assert (cfg.SOLVER.EPOCHS, published) == (24, {"published_epochs": 240, "published_batch_size": 64})
         assert cfg.SOLVER.LR_DECAY_STAGES == [15, 18, 21]
         assert cfg.EDKD.WARMUP == 2

@@ -1,6 +1,6 @@
 """What somebody calls a run is a name: no pattern, no format, and no path that leaves its root."""
 
-import argparse
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.command_line import is_inside
+from common.command_line import is_inside, settings_from
 from common.data import load_dataset
 from common.errors import UserError
 from common.run_record import SKIPPED
 from common.training.runtime import Runtime
 from mtkd_rl.setting import teacher_directory
 from mtkd_rl.student import latest_run, run_directory
-from mtkd_rl.student_flags import LATEST
+from mtkd_rl.student_flags import LATEST, StudentFlags, student_parser
 from tests.processes import CNN, snapshot
 from tests.run_records import make_record
 
@@ -69,15 +69,15 @@ def test_a_run_of_another_trial_is_not_found(tmp_path):
 @pytest.mark.parametrize("trial", ["1", "x" * 200, "é" * 100])
 @pytest.mark.parametrize("teachers", [["vgg8"], [f"resnet{n}x4_double" for n in range(40)]])
 def test_names_of_runs_with_many_teachers_are_made_and_found_again(trial, teachers, tmp_path):
-    args = argparse.Namespace(
-        arch="resnet8", dataset="cifar100", trial=trial, teacher_name_list=teachers, checkpoint_dir=tmp_path, resume=""
-    )
-    made = run_directory(args, "MTKD-RL_" + "feat-weight_1_" * 20, SETTINGS, Runtime(torch.device("cpu")))
+    where = ["--trial", trial, "--checkpoint-dir", str(tmp_path), "--teacher-name-list"]
+    args = student_parser("").parse_args(["--arch", "resnet8", *where, *teachers])
+    flags = settings_from(StudentFlags, args)
+    made = run_directory(flags, "MTKD-RL_" + "feat-weight_1_" * 20, SETTINGS, Runtime(torch.device("cpu")))
     (made / f"{made.name}.txt").touch()
     (made / "run.json").write_text(json.dumps(make_record(settings=SETTINGS).to_json()))
-    args.resume = LATEST
-    assert run_directory(args, "MTKD-RL", SETTINGS, Runtime(torch.device("cpu"))) == made
-    other = argparse.Namespace(**{**vars(args), "teacher_name_list": ["vgg13", *teachers]})
+    again = dataclasses.replace(flags, resume=LATEST)
+    assert run_directory(again, "MTKD-RL", SETTINGS, Runtime(torch.device("cpu"))) == made
+    other = dataclasses.replace(again, teacher_name_list=["vgg13", *teachers])
     assert run_directory(other, "MTKD-RL", SETTINGS, Runtime(torch.device("cpu"))) != made
 
 

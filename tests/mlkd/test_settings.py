@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.command_line import REPOSITORY
+from common.command_line import REPOSITORY, settings_from
 from common.plan.plan import load_plan
 from mlkd import calibrate, train, train_teacher
 from mlkd.data import SEED
@@ -39,7 +39,7 @@ def test_commands(dataset, monkeypatch):
     assert parsed(SETTINGS["calibration"].replace("DATASET", dataset), monkeypatch).fit_on == "train"
     args = parsed(SETTINGS["command"].replace("DATASET", dataset), monkeypatch)
     assert {key: getattr(args, key) for key in SETTINGS["hyperparameters"]} == SETTINGS["hyperparameters"]
-    assert train.experiment_name(args) == f"{dataset} ensemble"
+    assert train.experiment_name(settings_from(train.StudentFlags, args), ranks=1) == f"{dataset} ensemble"
     assert read_ensemble(EXPERIMENTS.parent / args.ensemble) == file
 
 

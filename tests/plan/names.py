@@ -28,40 +28,35 @@ def _tfkd(run: PlannedRun) -> str:
 
 
 def _edkd(run: PlannedRun) -> str:
-    from edkd.engine.config import experiment_name, load_config
+    from common.command_line import settings_from
+    from edkd.engine.config import ConfigFlags, experiment_name, load_config
     from edkd.tools.train import parse_arguments
 
-    args = parse_arguments()
-    load_config(args)
-    return experiment_name(args)
+    flags = settings_from(ConfigFlags, parse_arguments())
+    load_config(flags)
+    return experiment_name(flags)
 
 
 def _mtkd_rl(run: PlannedRun) -> str:
-    """The scripts name their runs in the middle of training: caught where the record is made."""
-    import mtkd_rl.experiment
+    from common.command_line import settings_from
+    from mtkd_rl import train_baseline
+    from mtkd_rl.experiment import destination
+    from mtkd_rl.student import name_of
+    from mtkd_rl.student_flags import StudentFlags, student_parser
 
-    script = importlib.import_module(f"mtkd_rl.{Path(run.command[0]).stem}")
-    name = mtkd_rl.experiment.experiment_name
     if run.command[0] == "train_baseline.py":
-        args = script.parse_arguments()
-        return name(f"teacher {args.model}", args, script.NAMED)
-    from mtkd_rl.student_flags import NAMED, student_parser
-
-    if run.command[0] == "train_student_avg.py":
-        args = student_parser("").parse_args()
-        return name(f"{args.arch} AVER", args, NAMED)
-    args = script.parse_arguments()
-    return name(f"{args.arch} MTKD-RL", args, {**script.OWN, **NAMED})
+        return train_baseline.name_of(settings_from(train_baseline.Flags, train_baseline.parse_arguments()))
+    module = importlib.import_module(f"mtkd_rl.{Path(run.command[0]).stem}")
+    args = module.parse_arguments() if module.SCRIPT.own else student_parser("").parse_args()
+    own_values = {destination(flag): getattr(args, destination(flag)) for flag in module.SCRIPT.own}
+    return name_of(module.SCRIPT, settings_from(StudentFlags, args), own_values)
 
 
 def _mlkd(run: PlannedRun) -> str:
+    from common.command_line import settings_from
+    from mlkd import train, train_teacher
+
     if run.command[0] == "train_teacher.py":
-        from common.command_line import settings_from
-        from mlkd.data import DataFlags
-        from mlkd.train_teacher import parse_arguments
-
-        args = parse_arguments()
-        return f"{settings_from(DataFlags, args).name} teacher {args.model}"
-    from mlkd.train import experiment_name, parse_arguments
-
-    return experiment_name(parse_arguments())
+        return train_teacher.experiment_name(settings_from(train_teacher.TeacherFlags, train_teacher.parse_arguments()))
+    args = train.parse_arguments()
+    return train.experiment_name(settings_from(train.StudentFlags, args), args.world_size)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.command_line import REPOSITORY
+from common.command_line import REPOSITORY, settings_from
 from common.errors import UserError
 from common.plan.cells import Settings, render
 from common.plan.plan import load_plan
@@ -83,14 +83,14 @@ def test_protocols_differ_by_row():
 
 
 def test_settings_of_edkd_are_the_loaded_configuration(monkeypatch):
-    from edkd.engine.config import load_config
+    from edkd.engine.config import ConfigFlags, load_config
     from edkd.tools.train import parse_arguments
 
     experiments = [run for run in RUNS.values() if run.command[0] == "tools/train.py" and "/" in run.experiment[9:]]
     assert len(experiments) > 40
     for run in experiments:
         monkeypatch.setattr("sys.argv", list(run.command))
-        loaded = dict(load_config(parse_arguments())[0].leaves())
+        loaded = dict(load_config(settings_from(ConfigFlags, parse_arguments()))[0].leaves())
         for key, value in SETTINGS.of(run).items():
             assert str(loaded[key]) == str(type(loaded[key])(value)), (run.experiment, key)
     beta = SETTINGS.of(RUNS["edkd", "cifar100/dkd/res50_mv2 DKD.BETA 10"])["DKD.BETA"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.command_line import REPOSITORY
+from common.command_line import REPOSITORY, settings_from
 from common.errors import UserError
 from common.plan.budgets import load_budget
 from common.plan.plan import PlannedRun, load_plan, select, with_released
@@ -179,11 +179,11 @@ def is_training_of_edkd(run: PlannedRun) -> bool:
 
 
 def edkd_config(run: PlannedRun, monkeypatch: pytest.MonkeyPatch):
-    from edkd.engine.config import load_config
+    from edkd.engine.config import ConfigFlags, load_config
     from edkd.tools.train import parse_arguments
 
     monkeypatch.setattr("sys.argv", list(run.command))
-    return load_config(parse_arguments())[0]
+    return load_config(settings_from(ConfigFlags, parse_arguments()))[0]
 
 
 def test_one_baseline_serves_all_tables():
