@@ -18,7 +18,7 @@ from common.data.augmentation import Normalization
 from common.data.datasets import Dataset, ImageSet, describe_provenance
 from common.data.device_loader import Batch, batch_bounds, evenly_spaced
 from common.data.image_folder import list_splits
-from common.data.images import Members, check_splits_nonempty, fingerprint, read_image, without_bad
+from common.data.images import Members, check_splits_nonempty, fingerprint, quiet_pillow, read_image, without_bad
 from common.errors import TrainingError, UserError
 from common.hardware import cpu_count
 
@@ -248,7 +248,8 @@ class _Decoded(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int] | _Unreadable:
         index, epoch = key
         try:
-            image = read_image(self.images.files[index])
+            with quiet_pillow():
+                image = read_image(self.images.files[index])
         except UserError as error:
             return _Unreadable(UserError(f"{error} (--skip-bad-images leaves such images out)"))
         except TrainingError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,6 @@ OF_THE_MACHINE = {
     *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EINTR),
     *(errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
 }
-
-# Pillow's, about what is refused here, or done as it should be
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Members = list[tuple[Path, int]]
 """Image files with their classes."""
@@ -90,6 +88,14 @@ def describe_ignored(folder: Path, ignored: Counter[str]) -> tuple[str, ...]:
     return (
         f"{printable(folder)}: {ignored.total()} files ignored ({kinds}): images are {', '.join(sorted(SUFFIXES))}",
     )
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Without Pillow's warnings, about what `read_image` refuses, or does as it should be; not while threads run."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def read_image(file: Path) -> Image.Image:
@@ -161,7 +167,7 @@ def _in_8_bits(image: Image.Image) -> np.ndarray:
 
 def in_threads(function: Callable[[Path], Any], files: Sequence[Path], doing: str) -> Iterable[Any]:
     """`function` of each file, in order, with a progress bar; Pillow and hashlib let threads work at once."""
-    with ThreadPoolExecutor() as pool:
+    with quiet_pillow(), ThreadPoolExecutor() as pool:
         yield from tqdm(pool.map(function, files), total=len(files), desc=doing, unit="img", leave=False, disable=None)
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import struct
+import warnings
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from common.data import Normalization, load_dataset
 from common.data.image_files import ImageFileLoader, load_image_files
-from common.data.images import list_images, read_image
+from common.data.images import in_threads, list_images, read_image
 from common.data.synthetic import write_generated
 from common.errors import TrainingError, UserError, is_out_of_memory
 from common.models import create_model
@@ -95,6 +96,18 @@ def test_what_torchvision_reads_is_read_alike(mode, suffix, tmp_path):
         pytest.skip("a format without this mode")
     assert np.array_equal(np.asarray(read_image(file)), np.asarray(default_loader(str(file))))
     assert list_images(tmp_path, Counter()) == [file]
+
+
+def test_pillow_is_quiet_while_images_are_read_and_heard_again_after(tmp_path):
+    file = tmp_path / "x.png"
+    picture("P").save(file, transparency=b"\1\2\3")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        assert len(list(in_threads(read_image, [file] * 3, "reading"))) == 3
+        assert (told, warnings.filters) == ([], before)
+        read_image(file)
+        assert "Palette images with Transparency" in str(told[0].message)
 
 
 GOOD_PNG, GOOD_JPEG = saved(picture(), "PNG"), saved(picture(size=(64, 64)), "JPEG")
