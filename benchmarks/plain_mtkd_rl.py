@@ -53,7 +53,7 @@ class PlainMultiTeacher(PlainLoop):
         shown = show(self.student, images)
         with torch.no_grad():
             teachers = [show(teacher, images) for teacher in self.teachers]
-        views = self.transforms(shown.map)
+        views = self.transforms(shown.feature_map)
         with torch.no_grad():
             pairs = list(zip(views, teachers, strict=True))
             state = State(
@@ -76,7 +76,7 @@ class PlainMultiTeacher(PlainLoop):
         total = F.cross_entropy(logits, targets, reduction="none")
         for m, (view, teacher) in enumerate(zip(views, teachers, strict=True)):
             total = total + weights[0][:, m] * self.divergence(logits, teacher.logits)
-            difference = F.mse_loss(view, teacher.map, reduction="none").mean((1, 2, 3))
+            difference = F.mse_loss(view, teacher.feature_map, reduction="none").mean((1, 2, 3))
             total = total + self.feat_weight * weights[1][:, m] * difference
         return total
 

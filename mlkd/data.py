@@ -44,7 +44,7 @@ SplitLoader = UpscaledLoader | ImageFileLoader
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 JITTER = 0.4
 VALIDATION_PART = 0.1
-BATCH_SIZE = 64  # the default, in each process
+BATCH_SIZE = 64  # the default, of each rank
 SEED = 53303  # of everything
 
 DOGS = "dogs/*/<set>_<breed>_<image>_<group>.jpg"
@@ -57,7 +57,7 @@ class DataFlags(DataSource):
 
     Attributes:
         dataset: as it was written.
-        batch_size: images in each process.
+        batch_size: images per batch on each rank.
         image_size: in pixels.
         workers: processes that decode.
     """
@@ -77,7 +77,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Which data, in what batches, from where."""
     add = parser.add_argument
     add("-d", "--dataset", choices=(*DATASETS, MISSPELLED), default="oxford-iiit", help="dataset")
-    add("-b", "--batch-size", type=positive_int, default=BATCH_SIZE, help="images per batch, in each process")
+    add("-b", "--batch-size", type=positive_int, default=BATCH_SIZE, help="images per batch, on each rank")
     group = parser.add_argument_group("data")
     add_directory_flag(group)
     group.add_argument("--no-download", action="store_true", help="never fetch an absent dataset")
@@ -89,7 +89,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def image_size(text: str) -> int:
-    """Type of a flag. Below two multiples the smallest maps are single pixels, which batch norm cannot train on."""
+    """Type of a flag. Below two multiples the last feature maps are single pixels, which batch norm cannot train on."""
     size = positive_int(text)
     if size % MULTIPLE or size < 2 * MULTIPLE:
         raise argparse.ArgumentTypeError(f"{size} is not a multiple of {MULTIPLE} from {2 * MULTIPLE}")
@@ -191,7 +191,7 @@ def make_batches(flags: DataFlags, data: Dataset, runtime: Runtime) -> dict[str,
 
 
 def part_batches(flags: DataFlags, images: DatasetImages, runtime: Runtime, *, train: bool = False) -> SplitLoader:
-    """Batches of one split, `--batch-size` images in each process; those for training are shuffled and augmented."""
+    """Batches of one split, `--batch-size` images on each rank; those for training are shuffled and augmented."""
     batch_size = flags.batch_size * runtime.world_size
     where = {
         "rank": runtime.rank,

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from common.models.initialization import init_convs_by_fan_out
 
 EXITS: tuple[str, ...] = ("exit_1", "exit_2", "exit_3", "final")  # in the order in which an image meets them
-MULTIPLE = 32  # of pixels in an image's side: the first exit's map is a quarter of it, in patches of eight
+MULTIPLE = 32  # of pixels in an image's side: the first exit's feature map is a quarter of it, in patches of eight
 
 
 class Bottleneck(nn.Module):
-    """What an early exit makes of a stage's map: `kernel` x `kernel` patches of it become one vector each.
+    """What an early exit makes of a stage's feature map: `kernel` x `kernel` patches of it become one vector each.
 
     Args:
-        channels: of the stage's map.
+        channels: of the stage's feature map.
         hidden: inner channels.
         features: channels for the classifier.
         kernel: side and stride of the patches.
@@ -97,7 +97,7 @@ class MultiResNetV2(nn.Module):
         return self._classify(x, last)
 
     def _classify(self, x: Tensor, i: int) -> Tensor:
-        """What the exit after stage `i` says about that stage's map."""
+        """What the exit after stage `i` says about that stage's feature map."""
         if EXITS[i] == "final":
             return self.head(self.norm(x))
         return self.get_submodule(f"middle_fc{i}")(self.get_submodule(f"bottleneck{i}_1")(x))

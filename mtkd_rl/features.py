@@ -1,4 +1,4 @@
-"""The student's last map, made comparable with each teacher's."""
+"""The student's last feature map, made comparable with each teacher's."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Embed(nn.Module):
 
 
 class FeatureTransforms(nn.Module):
-    """The student's map, resized and embedded for each teacher.
+    """The student's feature map, resized and embedded for each teacher.
 
-    In the published code the resized map replaces the student's, so that each teacher sees the map as it was resized
-    for the one before it, and the order of teachers matters where their maps differ in size.
+    In the published code the resized feature map replaces the student's, so that each teacher sees it as it was resized
+    for the one before, and the order of teachers matters where their feature maps differ in size.
 
     Args:
-        student_shape: (C, H, W) of the student's map.
+        student_shape: (C, H, W) of the student's feature map.
         teacher_shapes: (C, H, W) of each teacher's.
-        chained: as published; False starts from the student's map for every teacher.
+        chained: as published; False starts from the student's feature map for every teacher.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FeatureTransforms(nn.Module):
             self.add_module(f"embed{m}", Embed(student_shape[0], shape[0]))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, C, H, W] -> for each teacher a map of its shape."""
+        """[N, C, H, W] -> for each teacher a feature map of its shape."""
         views = []
         for embed, size in zip(self.children(), self.sizes, strict=True):
             resized = self._resize(x, size)
@@ -53,7 +53,7 @@ class FeatureTransforms(nn.Module):
         return views
 
     def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """By the height that the student's map had at first, also where `x` has been resized since."""
+        """By the height that the student's feature map had at first, also where `x` has been resized since."""
         if tuple(x.shape[2:]) == size:
             return x
         if self.student_height >= size[0]:

@@ -26,7 +26,7 @@ def logit_losses(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
 
 
 def feature_mse(student_map: Tensor, teacher_map: Tensor, temperature: float) -> Tensor:
-    """Squared difference of two maps [N, C, H, W], averaged over each sample's entries: [N].
+    """Squared difference of two feature maps [N, C, H, W], averaged over each sample's entries: [N].
 
     `temperature` is there for the interface that it shares with `feature_kl`.
     """
@@ -34,7 +34,7 @@ def feature_mse(student_map: Tensor, teacher_map: Tensor, temperature: float) ->
 
 
 def feature_kl(student_map: Tensor, teacher_map: Tensor, temperature: float) -> Tensor:
-    """tau^2 D_KL between two maps, each channel a softened distribution over positions; averaged over channels.
+    """tau^2 D_KL between two feature maps, each channel a softened distribution over positions; averaged over channels.
 
     Args:
         student_map, teacher_map: [N, C, H, W].
@@ -43,7 +43,7 @@ def feature_kl(student_map: Tensor, teacher_map: Tensor, temperature: float) -> 
     Returns:
         [N].
     """
-    log_p, log_q = (F.log_softmax(map.flatten(2) / temperature, dim=2) for map in (student_map, teacher_map))
+    log_p, log_q = (F.log_softmax(m.flatten(2) / temperature, dim=2) for m in (student_map, teacher_map))
     return temperature**2 * F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(2).mean(1)
 
 

@@ -46,7 +46,7 @@ class TeacherStudentOutputs(NamedTuple):
         student: what the student shows.
         teachers: what each teacher shows.
         teacher_logits: of all teachers, [N, K, M].
-        views: r_m(F), for each teacher a map of its shape.
+        views: r_m(F), for each teacher a feature map of its shape.
         cross_entropy: of the student, [N].
         logit_losses: tau^2 D_KL by each teacher, [N, M].
         feature_losses: lambda D by each teacher, [N, M].
@@ -110,7 +110,7 @@ class MultiTeacher(Method):
         student_shapes = shapes_of(student, student_name, image_size)
         self.teacher_shapes = [shapes_of(network, name, image_size) for name, network in teachers.items()]
         self.transforms = FeatureTransforms(
-            student_shapes.map, [shapes.map for shapes in self.teacher_shapes], chained=options.chained
+            student_shapes.feature_map, [shapes.feature_map for shapes in self.teacher_shapes], chained=options.chained
         )
 
     def compare(self, images: Tensor, targets: Tensor) -> TeacherStudentOutputs:
@@ -118,10 +118,12 @@ class MultiTeacher(Method):
         o = self.options
         teachers = [teacher(images) for teacher in self.teachers]
         student = show(self.student, images)
-        views = self.transforms(student.map)
+        views = self.transforms(student.feature_map)
         teacher_logits = torch.stack([teacher.logits for teacher in teachers], dim=2)
         distance = FEATURE_LOSSES[o.feature_loss]
-        distances = [distance(view, teacher.map, o.temperature) for view, teacher in zip(views, teachers, strict=True)]
+        distances = [
+            distance(view, teacher.feature_map, o.temperature) for view, teacher in zip(views, teachers, strict=True)
+        ]
         return TeacherStudentOutputs(
             student,
             teachers,
@@ -157,15 +159,15 @@ def check_comparable(teachers: dict[str, NetworkShapes]) -> None:
     """Refuse teachers that an agent cannot weigh; `teachers` has the shapes of what each shows.
 
     Raises:
-        UserError: there is one alone, or one whose map and embedding differ in width; says which and why.
+        UserError: there is one alone, or one whose feature map and embedding differ in width; says which and why.
     """
     if len(teachers) < 2:
         raise UserError("MTKD-RL weighs teachers against each other: name at least two in --teacher-name-list")
     for name, shapes in teachers.items():
-        if shapes.map[0] != shapes.embedding[0]:
+        if shapes.feature_map[0] != shapes.embedding[0]:
             raise UserError(
-                f"{name} cannot teach by MTKD-RL: its last map has {shapes.map[0]} channels and its embedding "
-                f"{shapes.embedding[0]}, and the agent compares the student's view of the one with the other"
+                f"{name} cannot teach by MTKD-RL: its last feature map has {shapes.feature_map[0]} channels and its "
+                f"embedding {shapes.embedding[0]}, and the agent compares the student's view of the one with the other"
             )
 
 

@@ -134,6 +134,6 @@ def student_parser(description: str | None) -> ArgumentParser:
         "--feature-transforms",
         choices=("chained", "independent"),
         default="chained",
-        help="resize the student's map as published, each time from the last result, or from the student's own",
+        help="resize the student's feature map as published, each time from the last result, or from the student's own",
     )
     return parser

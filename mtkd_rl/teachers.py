@@ -21,12 +21,12 @@ class NetworkOutputs(NamedTuple):
 
     Attributes:
         logits: z, [N, K].
-        map: F, the last stage's after activation, [N, C, H, W].
+        feature_map: F, the last stage's after activation, [N, C, H, W].
         embedding: e, what enters the classifier, [N, D].
     """
 
     logits: Tensor
-    map: Tensor
+    feature_map: Tensor
     embedding: Tensor
 
 
@@ -35,17 +35,17 @@ class NetworkShapes(NamedTuple):
 
     Attributes:
         logits: (K,).
-        map: (C, H, W).
+        feature_map: (C, H, W).
         embedding: (D,).
     """
 
     logits: tuple[int, ...]
-    map: tuple[int, ...]
+    feature_map: tuple[int, ...]
     embedding: tuple[int, ...]
 
 
 def show(network: Network, images: Tensor) -> NetworkOutputs:
-    """Logits, last map and embedding of `network`."""
+    """Logits, last feature map and embedding of `network`."""
     logits, features = network.forward_with_features(images)
     return NetworkOutputs(logits, features.stages[-1], features.pooled)
 
@@ -56,12 +56,12 @@ class _Showing(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, map, embedding = show(self.network, images)
-        return logits, map, embedding
+        logits, feature_map, embedding = show(self.network, images)
+        return logits, feature_map, embedding
 
 
 class FeatureTeacher(FrozenTeacher):
-    """A teacher that shows logits, last map and embedding; each batch norm that follows a convolution is folded.
+    """A teacher that shows logits, last feature map and embedding; batch norms that follow a convolution are folded.
 
     Args:
         network: a trained network.

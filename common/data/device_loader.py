@@ -91,7 +91,7 @@ def batch_bounds(
         if limit is None or limit > len(bounds):
             samples = "1 sample" if rest == 1 else f"{rest} samples"
             message = (
-                f"each epoch leaves out the last {samples} of its order: a training batch needs two in each process "
+                f"each epoch leaves out the last {samples} of its order: a training batch needs two on each rank "
                 "(another batch size takes all in)"
             )
     return bounds[:limit], message

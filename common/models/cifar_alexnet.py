@@ -11,7 +11,7 @@ from common.models.stage import global_pool, run_pooled_stages
 class AlexNet(Network):
     """[N, 3, H, W] -> [N, num_classes]; no normalization, framework-default initialization, as published.
 
-    Features: the maps ahead of each of the three poolings.
+    Features: the feature maps ahead of each of the three poolings.
     """
 
     def __init__(self, num_classes: int = 100) -> None:

@@ -56,7 +56,7 @@ def _dense_block(depth: int, in_channels: int, growth: int) -> nn.Sequential:
 class DenseNet(Network):
     """Stem, dense blocks with transitions between them, classifier: [N, 3, H, W] -> [N, num_classes].
 
-    Features: the stem, the dense blocks (concatenations without activation) and, of the last one, the map after
+    Features: the stem, the dense blocks (concatenations without activation) and, of the last one, the feature map after
     batch norm.
 
     Args:

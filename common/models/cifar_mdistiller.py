@@ -18,8 +18,8 @@ class ResNet(cifar_resnet_tfkd.ResNet):
     """The four-stage `ResNet` of Tf-KD with He initialization; the stem entry of `preact` is activated, as published.
 
     Attributes:
-        remove_avg: True, set from outside, hands the last map flattened instead of pooled to the classifier, which
-            then must be one that takes it.
+        remove_avg: True, set from outside, hands the last feature map flattened instead of pooled to the classifier,
+            which then must be one that takes it.
     """
 
     feat_modules = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -45,7 +45,7 @@ class ResNet(cifar_resnet_tfkd.ResNet):
         return logits, features._replace(preact=[features.stages[0], *features.preact[1:]])
 
     def encode(self, x: Tensor, idx: int, preact: bool = False) -> Tensor:
-        """One of the last three stages applied to a map before its activation.
+        """One of the last three stages applied to a feature map before its activation.
 
         Args:
             x: what enters the stage, not yet activated, [N, C, H, W].
@@ -53,7 +53,7 @@ class ResNet(cifar_resnet_tfkd.ResNet):
             preact: without effect, as published.
 
         Returns:
-            The stage's map before its activation.
+            The stage's feature map before its activation.
         """
         stages = {-1: self.layer4, -2: self.layer3, -3: self.layer2}
         if idx not in stages:
@@ -70,8 +70,8 @@ class WideResNet(cifar_wrn.WideResNet):
     """WRN with mdistiller's features: raw stem and stage outputs, and `preact` the norm that follows each stage.
 
     To show `preact`, the published code applies those three norms a second time in every forward pass, so that in
-    training their running statistics take each batch in twice. Here the maps are at hand anyway, and one pass with
-    momentum 1 - (1 - m)^2 leaves the same statistics as two with m.
+    training their running statistics take each batch in twice. Here the feature maps are at hand anyway, and one pass
+    with momentum 1 - (1 - m)^2 leaves the same statistics as two with m.
     """
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int = 100) -> None:

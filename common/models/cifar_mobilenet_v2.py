@@ -64,8 +64,8 @@ class MobileNetV2(Network):
         num_classes: width of the classifier.
 
     Attributes:
-        remove_avg: True, set from outside, hands the last map flattened instead of pooled to the classifier, which
-            then must be one that takes it.
+        remove_avg: True, set from outside, hands the last feature map flattened instead of pooled to the classifier,
+            which then must be one that takes it.
     """
 
     feat_modules = ("conv1", "blocks")

@@ -50,7 +50,7 @@ class MobileNetV2(Network):
 
     def __init__(self, num_classes: int = 100) -> None:
         super().__init__()
-        # A 1x1 convolution with padding: the map grows by a border that holds the bias, 32x32 to 34x34. As published.
+        # A 1x1 convolution with padding: the feature map grows by a border of the bias, 32x32 to 34x34. As published.
         self.pre = nn.Sequential(nn.Conv2d(3, 32, 1, padding=1), nn.BatchNorm2d(32))
         self.stage1 = LinearBottleneck(32, 16, stride=1, expansion=1)
         self.stage2 = _stage(16, 24, repeats=2, stride=2)

@@ -41,6 +41,6 @@ class PlainCNN(Network):
             x = F.relu(preact)
             stages.append(x)
             preacts.append(preact)
-        x = F.adaptive_avg_pool2d(x, 4).flatten(1)  # changes nothing at 32x32, where the map is 4x4 already
+        x = F.adaptive_avg_pool2d(x, 4).flatten(1)  # changes nothing at 32x32, where the feature map is 4x4 already
         pooled = self.dropout(F.relu(self.fcbn1(self.fc1(x))))
         return self.fc2(pooled), Features(stages, preacts, pooled)

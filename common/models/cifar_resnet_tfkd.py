@@ -97,7 +97,7 @@ class ResNet(Network):
         self.linear = nn.Linear(512 * block.expansion, num_classes)
 
     def pool(self, x: Tensor) -> Tensor:
-        """The embedding from the last map."""
+        """The embedding from the last feature map."""
         return self.avgpool(x).flatten(1)
 
     def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:

@@ -15,7 +15,7 @@ GROUPS = 3
 
 
 class Unit(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. Returns the map before its ReLU, which the network applies.
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. Returns the feature map before its ReLU, the network's.
 
     A stride-2 unit concatenates its branch and the average-pooled input; another one adds its input.
     """

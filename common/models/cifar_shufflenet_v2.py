@@ -1,7 +1,7 @@
 """ShuffleNetV2 for small images (Ma et al., 2018, https://arxiv.org/abs/1807.11164).
 
-mdistiller and MTKD-RL compute the same logits and show different maps as the last stage. Another network than Tf-KD's
-`shufflenet_v2`.
+mdistiller and MTKD-RL compute the same logits and show different feature maps as the last stage. Another network than
+Tf-KD's `shufflenet_v2`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BasicUnit(nn.Module):
 
 
 class ShuffleStage(nn.Sequential):
-    """Units, a ReLU and a shuffle of two groups after each; returns the last map, and as it was before these two.
+    """Units, a ReLU and a shuffle of two groups after each; returns the last feature map, and it before these two.
 
     The half that a unit passes on is activated already, so one ReLU over all channels is that of the other half.
     """
@@ -90,7 +90,8 @@ class ShuffleNetV2(Network):
 
     Args:
         widths: channels of the stem and of the three stages.
-        last_stage_is_embedding: show the 1024-channel map for the third stage (not so in `preact`), as MTKD-RL does.
+        last_stage_is_embedding: show the 1024-channel feature map for the third stage (not so in `preact`), as
+            MTKD-RL does.
         num_classes: width of the classifier.
     """
 

@@ -59,7 +59,7 @@ class ShuffleUnit(nn.Module):
 
 
 def _stage(in_channels: int, width: int, repeats: int) -> Stage:
-    """One unit that halves the map, then units that keep it."""
+    """One unit that halves the feature map, then units that keep it."""
     later = [ShuffleUnit(width, width, stride=1) for _ in range(repeats - 1)]
     return Stage(ShuffleUnit(in_channels, width, stride=2), *later)
 

@@ -25,7 +25,7 @@ class VGG(Network):
     """VGG: [N, 3, H, W] -> [N, num_classes]; five blocks of 3x3 convolutions, global pooling, one linear layer.
 
     Features: the blocks' outputs before pooling. `preact` is before their last ReLU, but for the first block, where it
-    is the activated map, as mdistiller has it (MTKD-RL shows no separate pre-activations of VGG).
+    is the activated feature map, as mdistiller has it (MTKD-RL shows no separate pre-activations of VGG).
 
     Args:
         convs: convolutions of each block.

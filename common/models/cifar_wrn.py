@@ -109,7 +109,7 @@ class WideResNet(Network):
 class MtkdWideResNet(WideResNet):
     """WRN with MTKD-RL's features: the last stage is shown after the final norm and ReLU.
 
-    The published `preact` of the last stage is the final norm applied once more to that activated map. Running
+    The published `preact` of the last stage is the final norm applied once more to that activated feature map. Running
     statistics take each batch in once, as published wherever `preact` is not asked for.
     """
 

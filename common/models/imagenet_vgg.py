@@ -14,8 +14,8 @@ from common.models.stage import run_pooled_stages
 class VGG(Network):
     """Five stages of 3x3 convolutions, each ending with 2x2 max pooling, and three linear layers.
 
-    Features: the maps ahead of each pooling. The adaptive 7x7 pooling takes any image size; at 32x32 it repeats the
-    single position 49 times.
+    Features: the feature maps ahead of each pooling. The adaptive 7x7 pooling takes any image size; at 32x32 it
+    repeats the single position 49 times.
 
     Args:
         depths: convolutions in each of the five stages.

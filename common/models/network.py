@@ -15,8 +15,8 @@ class Features(NamedTuple):
     """What a network shows of its inside.
 
     Attributes:
-        stages: one map a stage after activation, shallow to deep, each [N, C, H, W].
-        preact: the same maps before activation (the identical tensor where a stage ends without one).
+        stages: one feature map a stage after activation, shallow to deep, each [N, C, H, W].
+        preact: the same feature maps before activation (the identical tensor where a stage ends without one).
         pooled: the embedding that enters the classifier, [N, D].
     """
 

@@ -1,4 +1,4 @@
-"""How features are gathered: what the networks that show maps before and after their activation share."""
+"""How features are gathered: what the networks that show feature maps before and after their activation share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Blocks(nn.Sequential, Generic[Block]):
 
 
 def run_stage(blocks: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Blocks that return their map before its ReLU, each feeding the next through one.
+    """Blocks that return their feature map before its ReLU, each feeding the next through one.
 
     Returns:
-        The last block's map after ReLU and before it, both [N, C, H, W].
+        The last block's feature map after ReLU and before it, both [N, C, H, W].
     """
     for block in blocks:
         preact = block(x)
@@ -43,7 +43,7 @@ def run_pooled_stages(layers: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, l
     """A plain sequence of layers in which each stage ends with a ReLU and then max pooling.
 
     Returns:
-        The final map, and of each stage the map after its last ReLU and before it (that is, ahead of the pooling).
+        The final feature map, and each stage's after its last ReLU and before it (that is, ahead of the pooling).
     """
     stages, preacts = [], []
     for layer in layers:

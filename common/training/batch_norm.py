@@ -80,7 +80,7 @@ def explained_single_values() -> Iterator[None]:
             raise
         raise TrainingError(
             "batch norm cannot train on a single value of each channel, which is what one image in a process leaves in "
-            "maps of one pixel; take a larger batch size, or larger images"
+            "feature maps of one pixel; take a larger batch size, or larger images"
         ) from error
 
 

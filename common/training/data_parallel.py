@@ -1,4 +1,4 @@
-"""Several processes that train together: what each of them does beside its own share."""
+"""Several ranks that train together: what each of them does beside its own share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.training.runtime import Runtime
 
 
 def data_parallel(module: nn.Module, parameters: Sequence[nn.Parameter]) -> DistributedDataParallel:
-    """`module` with the gradients of `parameters` averaged over processes; what else it learns is its own business."""
+    """`module` with the gradients of `parameters` averaged over ranks; what else it learns is its own business."""
     ours = {id(parameter) for parameter in parameters}
     others = [name for name, parameter in module.named_parameters() if id(parameter) not in ours]
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def average_running_statistics(network: nn.Module, runtime: Runtime) -> None:
 
 
 def on_any_rank(condition: bool, runtime: Runtime) -> bool:
-    """Whether `condition` holds in one of the processes at least."""
+    """Whether `condition` holds on one of the ranks at least."""
     if not runtime.distributed:
         return condition
     flag = torch.tensor(float(condition), device=runtime.device)
@@ -44,7 +44,7 @@ def on_any_rank(condition: bool, runtime: Runtime) -> bool:
 
 
 def on_main_rank(condition: bool, runtime: Runtime) -> bool:
-    """Whether `condition` holds in the main process, as all are told."""
+    """Whether `condition` holds on the main process, as all ranks are told."""
     if not runtime.distributed:
         return condition
     flag = torch.tensor(float(condition), device=runtime.device)

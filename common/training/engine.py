@@ -58,7 +58,7 @@ class Trainer:
         method: losses and student, not yet on the device.
         optimization: optimizer, schedule, number of epochs.
         loaders: batches of each split.
-        runtime: device, precision, processes.
+        runtime: device, precision, ranks.
         files: where checkpoints go.
         settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
         layout: of images and weights in memory (default: `layout_for` the method).
@@ -256,7 +256,7 @@ class Trainer:
             after_save(monitored, state.last_is_best)
 
     def _require_finite(self, line: dict[str, Any]) -> None:
-        """Let nothing that is not finite come into a record or a checkpoint; processes agree.
+        """Let nothing that is not finite come into a record or a checkpoint; ranks agree.
 
         Raises:
             TrainingError: a figure of the epoch, or the state after it, is not finite where it was so at the beginning.

@@ -99,7 +99,7 @@ def capture_blocker(
     if type(optimizer) not in FUSED:
         return f"{type(optimizer).__name__} takes the learning rate from the host"
     if runtime.distributed:
-        return "several processes train together"
+        return "several ranks train together"
     if runtime.amp == "fp16":
         return "fp16's loss scaling is not captured (bf16 needs none)"
     if accumulation_steps > 1:

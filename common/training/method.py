@@ -137,7 +137,7 @@ class Method(nn.Module):
     def epoch_metrics(self) -> dict[str, Tensor]:
         """Scalars of the epoch that has just been trained, for its record; the next epoch begins at zero.
 
-        Means over this process's batches; the loop averages them over processes.
+        Means over this rank's batches; the loop averages them over ranks.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, seed, threads, processes. One group of flags for all scripts."""
+"""Where and how a run computes: device, precision, seed, threads, ranks. One group of flags for all scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.command_line import byte_count, positive_int, seed_number, thread_co
 from common.errors import UserError, first_line, is_out_of_memory
 from common.run_record import Computing
 
-MEETING = datetime.timedelta(minutes=10)  # processes wait so long for each other, at the start and in a reduction
+MEETING = datetime.timedelta(minutes=10)  # ranks wait so long for each other, at the start and in a reduction
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # flags that mean nothing where one network is evaluated once
 TRAINING_ONLY = (

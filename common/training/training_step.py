@@ -53,7 +53,7 @@ class TrainingStep:
     Args:
         method: losses and student, on the device.
         optimization: of its weights.
-        runtime: device, precision, processes.
+        runtime: device, precision, ranks.
         layout: of images in memory.
         report: takes what a person should know about how steps run.
 
@@ -161,7 +161,7 @@ class TrainingStep:
             summed = self.optimization.accumulation_steps
             output = self.update(
                 *batch.inputs,
-                # processes average their gradients; with shares of unequal size each counts by its samples
+                # ranks average their gradients; with shares of unequal size each counts by its samples
                 loss_weight=len(batch.targets) * self.runtime.world_size / batch.global_size,
                 zero_grad=iteration % summed == 0,
                 step=(iteration + 1) % summed == 0 or iteration + 1 == iterations,

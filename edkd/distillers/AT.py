@@ -23,7 +23,7 @@ def at_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor], p:
     """Sum over stages of the squared difference of both attention maps, averaged over all its entries.
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W], paired from the front and pooled to the smaller of both.
+        feats_student, feats_teacher: feature maps [N, C, H, W], paired from the front and pooled to the smaller one.
     """
     pairs = [match_size(f_s, f_t) for f_s, f_t in zip(feats_student, feats_teacher, strict=False)]
     return add_up((attention(f_s, p) - attention(f_t, p)).pow(2).mean() for f_s, f_t in pairs)

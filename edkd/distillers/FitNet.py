@@ -14,7 +14,7 @@ from ._common import ConvReg, get_feat_shapes
 
 
 def hint_loss(regressed: Tensor, f_t: Tensor) -> Tensor:
-    """Mean squared difference between the student's regressed map and the teacher's hint, both [N, C, H, W] (eq. 3)."""
+    """Mean squared difference between the student's regressed feature map and the hint, both [N, C, H, W] (eq. 3)."""
     return F.mse_loss(regressed, f_t)
 
 

@@ -17,10 +17,10 @@ SPARE = 3  # the student shows so many more vectors than the teacher, to choose 
 
 
 def singular_vectors(feat: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first k singular values of each map and their right vectors.
+    """The first k singular values of each feature map and their right vectors.
 
-    As in the published code a map is a matrix of C H rows and W columns, not of C and H W: the figures say so. It is
-    decomposed in float32 whatever comes in. The vectors' signs are those that the decomposition happens to return.
+    As in the published code a feature map is a matrix of C H rows and W columns, not of C and H W: the figures say so.
+    It is decomposed in float32 whatever comes in. The vectors' signs are those that the decomposition returns.
 
     Args:
         feat: [N, C, H, W].
@@ -70,7 +70,7 @@ def kdsvd_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor],
     """Squared difference of both networks' radial-basis correlations between consecutive stages, summed, per sample.
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W], paired from the front, of equal width.
+        feats_student, feats_teacher: feature maps [N, C, H, W], paired from the front, of equal width.
         k: singular vectors a stage.
     """
     differences, before = [], None

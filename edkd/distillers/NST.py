@@ -28,7 +28,7 @@ def nst_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -
     """Sum over stages of the squared maximum mean discrepancy between both sets of normalized channels (eq. 4).
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W], paired from the front and pooled to the smaller of both.
+        feats_student, feats_teacher: feature maps [N, C, H, W], paired from the front and pooled to the smaller one.
     """
     terms = []
     for f_s, f_t in zip(feats_student, feats_teacher, strict=False):

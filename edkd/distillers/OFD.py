@@ -36,7 +36,7 @@ def partial_l2(f_s: Tensor, f_t: Tensor, margins: Tensor) -> Tensor:
     """d_p(max(T, m), S): squared difference, without where the student is below a non-positive target (eq. 2 and 3).
 
     Args:
-        f_s, f_t: maps before activation, [N, C, H, W].
+        f_s, f_t: feature maps before activation, [N, C, H, W].
         margins: m, [C].
 
     Returns:

@@ -19,11 +19,12 @@ PYRAMID = (4, 2, 1)
 
 
 def hcl_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) -> Tensor:
-    """Hierarchical context loss: per stage the mean squared differences of the maps and of their 4, 2 and 1 pyramid
-    levels, weighted 1, 1/2, 1/4, 1/8 and divided by the weights used; levels not smaller than the map are left out.
+    """Hierarchical context loss: per stage the mean squared differences of the feature maps and of their 4, 2 and 1
+    pyramid levels, weighted 1, 1/2, 1/4, 1/8 and divided by the weights used; levels not smaller than the feature map
+    are left out.
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W] of pairwise equal shapes.
+        feats_student, feats_teacher: feature maps [N, C, H, W] of pairwise equal shapes.
     """
     losses = []
     for f_s, f_t in zip(feats_student, feats_teacher, strict=True):
@@ -59,14 +60,14 @@ class ABF(nn.Module):
         """Fuse.
 
         Args:
-            x: the stage's map, [N, in_channel, H, W].
+            x: the stage's feature map, [N, in_channel, H, W].
             deeper: second result of the next deeper stage; None for the deepest.
-            shape: side of this stage's maps, to which `deeper` is resized.
-            out_shape: side of the teacher's maps.
+            shape: side of this stage's feature maps, to which `deeper` is resized.
+            out_shape: side of the teacher's feature maps.
 
         Returns:
-            The map to compare with the teacher's, [N, out_channel, out_shape, out_shape], and what the next shallower
-            stage fuses, [N, mid_channel, out_shape, out_shape].
+            The feature map to compare with the teacher's, [N, out_channel, out_shape, out_shape], and what the next
+            shallower stage fuses, [N, mid_channel, out_shape, out_shape].
         """
         x = self.conv1(x)
         if self.att_conv is not None and deeper is not None:
@@ -121,6 +122,6 @@ class ReviewKD(Distiller):
         }
 
     def _maps(self, feature: dict[str, Any], key: str) -> list[Tensor]:
-        """The pooled features as a map of one position, then the deepest stages from deep to shallow."""
+        """The pooled features as a feature map of one position, then the deepest stages from deep to shallow."""
         stages = len(self.abfs) - 1
         return [feature["pooled_feat"].flatten(1)[:, :, None, None], *reversed(feature[key][-stages:])]

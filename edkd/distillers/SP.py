@@ -14,7 +14,7 @@ from ._base import Distiller
 
 
 def similarity(feat: Tensor) -> Tensor:
-    """G with rows of length 1, G = A A^T, A the maps as rows: [N, ...] -> [N, N] (eq. 1 and 2)."""
+    """G with rows of length 1, G = A A^T, A the feature maps as rows: [N, ...] -> [N, N] (eq. 1 and 2)."""
     rows = feat.flatten(1)
     return F.normalize(rows @ rows.T, dim=1)
 
@@ -23,7 +23,7 @@ def sp_loss(feats_student: Sequence[Tensor], feats_teacher: Sequence[Tensor]) ->
     """Sum over stages of ||G_t - G_s||_F^2 / N^2 (eq. 4).
 
     Args:
-        feats_student, feats_teacher: maps [N, C, H, W]; their sizes need not agree.
+        feats_student, feats_teacher: feature maps [N, C, H, W]; their sizes need not agree.
     """
     pairs = zip(feats_student, feats_teacher, strict=True)
     return add_up((similarity(f_t) - similarity(f_s)).pow(2).mean() for f_s, f_t in pairs)

@@ -29,7 +29,7 @@ def vid_loss(regressor: nn.Module, log_scale: Tensor, f_s: Tensor, f_t: Tensor, 
     Args:
         regressor: mu, from the student's channels to the teacher's.
         log_scale: alpha, one entry per teacher channel.
-        f_s, f_t: maps [N, C, H, W], the larger is pooled to the size of the smaller.
+        f_s, f_t: feature maps [N, C, H, W], the larger is pooled to the size of the smaller.
         eps: least variance.
     """
     f_s, f_t = match_size(f_s, f_t)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def match_size(f_s: Tensor, f_t: Tensor) -> tuple[Tensor, Tensor]:
-    """Average-pool the larger of two maps [N, C, H, W] to the height of the smaller, which stays as it is."""
+    """Average-pool the larger of two feature maps [N, C, H, W] to the height of the smaller, which stays as it is."""
     height_s, height_t = f_s.shape[2], f_t.shape[2]
     if height_s > height_t:
         return F.adaptive_avg_pool2d(f_s, (height_t, f_t.shape[3])), f_t
@@ -45,7 +45,7 @@ def get_feat_shapes(
 
 
 def _regression(s_shape: Sequence[int], t_shape: Sequence[int], out_channels: int) -> nn.Module:
-    """The convolution that takes a map of one height and width to the other's."""
+    """The convolution that takes a feature map of one height and width to the other's."""
     _, s_channels, s_height, s_width = s_shape
     _, _, t_height, t_width = t_shape
     if s_height == 2 * t_height:
@@ -55,14 +55,14 @@ def _regression(s_shape: Sequence[int], t_shape: Sequence[int], out_channels: in
     if s_height >= t_height:
         kernel = (1 + s_height - t_height, 1 + s_width - t_width)
         return nn.Conv2d(s_channels, out_channels, kernel_size=kernel)
-    raise NotImplementedError(f"no regression from maps {tuple(s_shape)} to {tuple(t_shape)}")
+    raise NotImplementedError(f"no regression from feature maps {tuple(s_shape)} to {tuple(t_shape)}")
 
 
 class ConvReg(nn.Module):
-    """Regresses a student's map onto the shape of a teacher's: convolution, batch norm, ReLU.
+    """Regresses a student's feature map onto the shape of a teacher's: convolution, batch norm, ReLU.
 
     Args:
-        s_shape, t_shape: (N, C, H, W) of both maps.
+        s_shape, t_shape: (N, C, H, W) of both feature maps.
         use_relu: end with ReLU.
         use_bn: normalize between the two.
     """
@@ -82,10 +82,10 @@ class ConvReg(nn.Module):
 
 
 class ConvRegBottleNeck(nn.Module):
-    """`ConvReg` through a narrower map: regression to `c_hidden` channels, batch norm, ReLU, 1x1 convolution.
+    """`ConvReg` through a narrower feature map: regression to `c_hidden` channels, batch norm, ReLU, 1x1 convolution.
 
     Args:
-        s_shape, t_shape: (N, C, H, W) of both maps.
+        s_shape, t_shape: (N, C, H, W) of both feature maps.
         c_hidden: channels in between; None: half of the teacher's.
         use_relu, use_bn: as for `ConvReg`; also at the end.
     """
