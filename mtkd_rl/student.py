@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,9 +56,8 @@ MOMENTUM = 0.9  # a literal of the published code
 MOST_PART_BYTES = 110  # of what comes before the time in the name of a run's directory, and of what comes after it
 TIME = r"\d\d-\d\d-\d{4}"  # begins it
 
-M = TypeVar("M", bound=MultiTeacher)
 # method, class names, directory of the run
-AfterEpoch = Callable[[M, Sequence[str], Path], None]
+AfterEpoch = Callable[[Any, Sequence[str], Path], None]
 
 
 def make_optimizer(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -74,7 +73,7 @@ def make_schedule(kind: str, lr: float, milestones: Sequence[float], epochs: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Script(Generic[M]):
+class Script:
     """What each of the two scripts has of its own.
 
     Attributes:
@@ -86,13 +85,13 @@ class Script(Generic[M]):
     """
 
     kind: str
-    build: Callable[..., M]
+    build: Callable[..., MultiTeacher]
     own: Mapping[str, Any]
-    after_epoch: AfterEpoch[M] = lambda *_: None
+    after_epoch: AfterEpoch = lambda *_: None
     extend_analysis: Extension = lambda *_: {}
 
 
-def run_student(args: argparse.Namespace, script: Script[Any]) -> None:
+def run_student(args: argparse.Namespace, script: Script) -> None:
     """Train, or with --evaluate evaluate, a student by the flags of `student_parser` and the script's own."""
     if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
@@ -140,7 +139,7 @@ def evaluate_student(flags: StudentFlags, runtime: Runtime) -> None:
         print(f"accuracy {figures['accuracy']:.4f}, top-5 {figures['top5']:.4f}, loss {figures['loss']:.4f}")
 
 
-def name_of(script: Script[Any], flags: StudentFlags, own_values: Mapping[str, Any]) -> str:
+def name_of(script: Script, flags: StudentFlags, own_values: Mapping[str, Any]) -> str:
     """What the tables know a run by, for example `ShuffleV2 MTKD-RL --dynamic`."""
     return experiment_name(f"{flags.arch} {script.kind}", {**vars(flags), **own_values}, {**script.own, **NAMED})
 
@@ -150,7 +149,7 @@ def load_given_data(flags: StudentFlags) -> Dataset:
     return load_data(flags, None if flags.data == DATA else flags.data)
 
 
-def specify(script: Script[Any], flags: StudentFlags, own_values: dict[str, Any], runtime: Runtime) -> RunSpec:
+def specify(script: Script, flags: StudentFlags, own_values: dict[str, Any], runtime: Runtime) -> RunSpec:
     """The run that the flags ask for."""
     end_if_checked(flags.check_settings)
     data = visible(load_given_data(flags), no_test=flags.no_test, val_fraction=flags.val_fraction)
