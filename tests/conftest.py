@@ -30,8 +30,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiler_cache(tmp_path_factory) -> None:
-    """`torch.compile` starts anew: what an earlier run left, killed perhaps, has no say. It compiles one by one, without
-    processes that would import all of it first."""
+    """`torch.compile` starts anew: what an earlier run left, killed perhaps, has no say. It does so in one process,
+    where others would first import all of it."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("torch_compile"))
 
