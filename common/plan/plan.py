@@ -8,6 +8,7 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     networks    patterns of the files that hold trained networks, in a run's directory or (../{name}.pth) beside it
                 (optional)
     parameters  flag that names a directory with `params.json`, of which runs get a copy (optional)
+    trial_flags  what keeps the trials of a search from seeing the test split (default: cut a tenth off for validation)
     reads       part of a command -> keys of its `params.json` that are read then, for docs/cells.md (optional)
     configuration  flag that names a YAML file below the paper's directory, likewise (optional)
     link_paths  experiment -> where commands that need it look for it, a path in the workspace or several (optional)
@@ -22,7 +23,7 @@ A file `experiments/plan/<name>.json` holds runs of one paper:
     notes       table -> what a reader must know (optional)
 
 A paper may have several files: its own, which has its name, and those of people who add to it; these need not repeat
-dataset, flags, networks and parameters.
+dataset, flags, networks, parameters and trial_flags.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from common.errors import UserError
 from common.results.reported import EXPERIMENTS, Table, plan_files
 from common.safe_json import of_its_shape, read_json_file
 
-INHERITED = ("dataset", "flags", "networks", "parameters")
+INHERITED = ("dataset", "flags", "networks", "parameters", "trial_flags")
 HEAD_KEYS = {
     *INHERITED,
     *("paper", "reads", "configuration", "link_paths", "released", "runs", "cells", "controls", "notes"),
 }
+VAL_FRACTION = "0.1"
+TRIAL_FLAGS = ("--val-fraction", VAL_FRACTION, "--no-test")
 RUN_KEYS = {
     *("experiment", "command", "depends_on", "flags", "dataset", "readme", "trains", "workspace", "copy_files"),
     "cleanup",
@@ -65,6 +68,7 @@ class PlannedRun:
         trains: False where it leaves no `run.json` of its own, as an evaluation does.
         parameters: directory with its `params.json`, relative to the workspace; None where its script reads none.
         variant: names its own workspace, where the files of another run would be written to in the common one.
+        trial_flags: what keeps it, as a trial of a search, from seeing the test split.
         published_needs: experiments of `depends_on` whose place published networks have taken.
         copy_files: place in the workspace -> file of the repository copied there, because the command changes it.
         link_paths: where commands that need it look for its directory, or (*.pth) for the file of the directory's name
@@ -91,6 +95,7 @@ class PlannedRun:
     networks: tuple[str, ...] = ()
     cleanup: tuple[str, ...] = ()
     copy_files: tuple[tuple[str, str], ...] = ()
+    trial_flags: tuple[str, ...] = TRIAL_FLAGS
     published_needs: tuple[str, ...] = ()
 
     @property
@@ -180,6 +185,7 @@ def _planned_run(entry: dict[str, Any], plan: dict[str, Any], file: Path) -> Pla
             link_paths=(link_paths,) if isinstance(link_paths, str) else tuple(link_paths),
             released=_released(plan, entry["experiment"]),
             networks=tuple(plan.get("networks", ())),
+            trial_flags=tuple(plan.get("trial_flags", TRIAL_FLAGS)),
             cleanup=tuple(entry.get("cleanup", ())),
             copy_files=tuple(entry.get("copy_files", {}).items()),
         )

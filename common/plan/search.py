@@ -30,10 +30,6 @@ from common.plan.tasks import Found, State, Task, read_records
 from common.run_record import NAME, SWEEPS, read_metrics
 from common.safe_json import read_json_file
 
-VAL_FRACTION = "0.1"
-TRIAL_FLAGS = {"mlkd": ("--no-test",)}  # it has a validation split of its own
-OTHERS_TRIAL_FLAGS = ("--val-fraction", VAL_FRACTION, "--no-test")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SearchTask(Task):
@@ -164,9 +160,8 @@ class Search:
 
     def trial(self, grid: Grid, combination: Combination, until: int | None) -> SearchTask:
         """A run that does not see the test split."""
-        flags = TRIAL_FLAGS.get(grid.run.paper, OTHERS_TRIAL_FLAGS)
-        label = f"trial {in_words(combination)}"
-        return self._task(grid, combination, self.seeds[0], ("trial", slug(combination)), label, flags, until)
+        place, label = ("trial", slug(combination)), f"trial {in_words(combination)}"
+        return self._task(grid, combination, self.seeds[0], place, label, grid.run.trial_flags, until)
 
     def tested(self, grid: Grid, combination: Combination, seed: int) -> SearchTask:
         """A run on the whole training split; without a combination, as published."""

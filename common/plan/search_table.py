@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from common.plan.search import VAL_FRACTION, Candidate, Search, in_words
+from common.plan.plan import VAL_FRACTION
+from common.plan.search import Candidate, Search, in_words
 from common.plan.sweep import rungs
 from common.plan.tasks import Task
 from common.results.analysis import METRICS, mean_figure
