@@ -224,6 +224,7 @@ def specify(flags: Flags, runtime: Runtime) -> RunSpec:
         data=data,
         budget=make_budget(flags, runtime),
         files=RunFiles(directory, checkpoints, directory / "events", directory / "log.txt"),
+        length=("epochs", "lr_decay_epochs"),
         settings={"method": Baseline.__name__, **run_config(flags, own)},
         after_save=write_best,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from common.training.gpu_memory import explained_out_of_memory, peak_memory, res
 from common.training.layouts import layout_for, layout_name
 from common.training.method import Method, StepOutput
 from common.training.progress import TimeLeft, progress
-from common.training.run_state import RunState
+from common.training.run_state import LENGTH, RunState
 from common.training.runs import RunDirectory
 from common.training.runtime import Runtime, reduce_sum
 from common.training.saved_state import nonfinite_names
@@ -62,6 +62,7 @@ class Trainer:
         files: where checkpoints go.
         settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
         layout: of images and weights in memory (default: `layout_for` the method).
+        length: those of the settings that say how long the run is (`RunState`).
 
     Attributes:
         step: what is done with each batch.
@@ -80,6 +81,7 @@ class Trainer:
         files: CheckpointFiles,
         settings: dict[str, Any],
         layout: torch.memory_format | None = None,
+        length: Sequence[str] = LENGTH,
     ) -> None:
         refuse_old_names(method)
         self.layout = layout or layout_for(method, runtime)
@@ -101,7 +103,7 @@ class Trainer:
         }
         selection = Accuracies() if "test" in self._evaluations else ValidationFigures()
         settings = {**settings, **runtime.compared_settings()}
-        self.state = RunState(self.step, files, settings, selection, self._columns())
+        self.state = RunState(self.step, files, settings, selection, self._columns(), length)
         self.on_step: Callable[[int, int, StepOutput], None] | None = None
         reset_peak_memory(runtime.device)
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ from common.training.saved_state import (
 from common.training.selection import Accuracies, ValidationFigures
 from common.training.training_step import TrainingStep
 
-EPOCH_KEYS = ("epochs", "SOLVER.EPOCHS")  # what papers' settings call the number of epochs ...
-LENGTH_KEYS = (*EPOCH_KEYS, "SOLVER.LR_DECAY_STAGES", "milestones", "lr_decay_epochs")  # ... and what follows from it
+LENGTH = ("epochs", "milestones")  # what settings call the number of epochs, and what follows from it
 
 
 class RunState:
@@ -46,6 +45,7 @@ class RunState:
         settings: everything that makes two runs the same; a run is resumed only with the settings that it began with.
         selection: the accuracies before the first epoch.
         columns: what each line of the history has, besides the method's own losses and figures.
+        length: those of the settings that say how long the run is, the number of epochs first; it may grow in a resume.
 
     Attributes:
         selection: which epoch counts, so far.
@@ -61,9 +61,10 @@ class RunState:
         settings: dict[str, Any],
         selection: Accuracies | ValidationFigures,
         columns: list[str],
+        length: Sequence[str] = LENGTH,
     ) -> None:
         self.step, self.method, self.optimizer = step, step.method, step.optimizer
-        self.files, self.settings, self.columns = files, settings, columns
+        self.files, self.settings, self.columns, self.length = files, settings, columns, length
         self.selection = selection
         self.history: list[dict[str, Any]] = []
         self.epochs_done = 0
@@ -215,8 +216,8 @@ class RunState:
         saved, teachers = split_teacher_files(saved)
         own, own_teachers = split_teacher_files(self.settings)
         compared = {**own, **saved}
-        if any(saved.get(key, 0) < own.get(key, 0) for key in EPOCH_KEYS):
-            compared = {key: value for key, value in compared.items() if key not in LENGTH_KEYS}
+        if saved.get(self.length[0], 0) < own.get(self.length[0], 0):
+            compared = {key: value for key, value in compared.items() if key not in self.length}
         for key in compared:
             if (before := saved.get(key)) != (now := own.get(key)):
                 raise UserError(
@@ -239,7 +240,7 @@ class RunState:
         Raises:
             UserError: the finished epochs of the longer run would have had other learning rates.
         """
-        changed = {key: state["settings"].get(key) for key in LENGTH_KEYS if key in self.settings}
+        changed = {key: state["settings"].get(key) for key in self.length if key in self.settings}
         changed = {key: before for key, before in changed.items() if before != self.settings[key]}
         if not changed:
             return []

@@ -21,7 +21,7 @@ from common.training.engine import Loaders, Trainer
 from common.training.final_analysis import Extension, analyze_run
 from common.training.method import Method
 from common.training.remember_teachers import remember_teachers
-from common.training.run_state import RunState
+from common.training.run_state import LENGTH, RunState
 from common.training.runs import RunDirectory, RunFiles
 from common.training.runtime import Runtime
 from common.training.schedules import Schedule
@@ -72,6 +72,7 @@ class RunSpec:
         budget: how much is trained.
         files: where the run writes.
         settings: everything that makes two runs the same, but the teachers.
+        length: those of them that say how long the run is: the number of epochs, and what follows from it.
         teachers: of the student.
         accumulation_steps: batches whose gradients are summed before an update.
         messages: lines of the log before training.
@@ -101,6 +102,7 @@ class RunSpec:
     budget: Budget
     files: RunFiles
     settings: Mapping[str, Any]
+    length: Sequence[str] = LENGTH
     method_name: str = ""
     teachers: Sequence[TeacherCheckpoint] = ()
     accumulation_steps: int = 1
@@ -163,6 +165,7 @@ def run_training(spec: RunSpec, runtime: Runtime, *, resume: bool, overwrite: bo
         runtime,
         spec.files.checkpoints,
         {**spec.compared_settings(), **({"teacher_files": teacher_files} if teacher_files else {})},
+        length=spec.length,
     )
     before, record = read_record(spec.files.directory), spec.record(runtime)
     resumed = resume and trainer.resume()
