@@ -97,7 +97,7 @@ def test_the_cause_of_a_fall_back_is_told_once_in_one_line():
     ("options", "reason"),
     [
         ({}, None),
-        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "several processes"),
+        ({"runtime": Runtime(torch.device("cpu"), world_size=2)}, "several ranks"),
         ({"runtime": Runtime(torch.device("cpu"), amp="fp16")}, "fp16"),
         ({"accumulation_steps": 2}, "several batches"),
         ({"optimizer": torch.optim.RMSprop}, "RMSprop takes the learning rate from the host"),
