@@ -249,6 +249,7 @@ def _run_script(
     prepare: Callable[[], None] | None,
 ) -> None:
     spare_the_disk()
+    multiprocessing.set_start_method(None, force=True)  # the platform's own again, not that of this process
     gc.freeze()  # collecting garbage would look through, and so copy, all that the server has imported
     for number, file in enumerate(outputs, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
