@@ -93,19 +93,19 @@ class Script:
 
 def run_student(args: argparse.Namespace, script: Script) -> None:
     """Train, or with --evaluate evaluate, a student by the flags of `student_parser` and the script's own."""
-    if len(set(args.teacher_name_list)) < len(args.teacher_name_list):
+    flags = settings_from(StudentFlags, args)
+    own_values = {destination(flag): getattr(args, destination(flag)) for flag in script.own}
+    if len(set(flags.teacher_name_list)) < len(flags.teacher_name_list):
         raise UserError("--teacher-name-list names a teacher twice")
-    if args.arch == ARCH:
+    if flags.arch == ARCH:
         raise UserError(
             f"--arch is needed: its published default, {ARCH}, is no network here; `python -m common.models mtkd_rl` "
             "lists all"
         )
-    require_networks([args.arch], "--arch")
-    require_networks(args.teacher_name_list, "--teacher-name-list")
+    require_networks([flags.arch], "--arch")
+    require_networks(flags.teacher_name_list, "--teacher-name-list")
     if args.gpu is not None:
         args.device = f"cuda:{args.gpu}"
-    flags = settings_from(StudentFlags, args)
-    own_values = {destination(flag): getattr(args, destination(flag)) for flag in script.own}
     start_processes(settings_from(Processes, args), DIST_URL, max(1, args.world_size), max(0, args.rank))
     with runtime_from(args) as runtime:
         if args.evaluate:

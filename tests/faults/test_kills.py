@@ -97,7 +97,8 @@ def undisturbed(data, tmp_path_factory) -> TinyPlan:
     [
         pytest.param("plan", signal.SIGKILL, CNN, id="plan-SIGKILL-teacher"),
         pytest.param("plan", signal.SIGKILL, STUDENT, id="plan-SIGKILL-student"),
-        pytest.param("plan", signal.SIGHUP, STUDENT, id="plan-SIGHUP-student"),  # handled as SIGTERM is
+        pytest.param("plan", signal.SIGTERM, CNN, id="plan-SIGTERM-teacher"),  # handled as the next one is
+        pytest.param("plan", signal.SIGHUP, STUDENT, id="plan-SIGHUP-student"),
         pytest.param("worker", signal.SIGKILL, CNN, id="worker-SIGKILL-teacher"),
         pytest.param("worker", signal.SIGKILL, STUDENT, id="worker-SIGKILL-student"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.command_line import resolve_path, settings_from
 from common.plan.plan import PlannedRun
 
 
@@ -19,7 +20,6 @@ def name_of(run: PlannedRun, arguments: list[str], monkeypatch: pytest.MonkeyPat
 
 
 def _tfkd(run: PlannedRun) -> str:
-    from common.command_line import resolve_path, settings_from
     from tfkd.flags import Flags
     from tfkd.main import experiment_name, parse_arguments
 
@@ -28,7 +28,6 @@ def _tfkd(run: PlannedRun) -> str:
 
 
 def _edkd(run: PlannedRun) -> str:
-    from common.command_line import settings_from
     from edkd.engine.config import ConfigFlags, experiment_name, load_config
     from edkd.tools.train import parse_arguments
 
@@ -38,7 +37,6 @@ def _edkd(run: PlannedRun) -> str:
 
 
 def _mtkd_rl(run: PlannedRun) -> str:
-    from common.command_line import settings_from
     from mtkd_rl import train_baseline
     from mtkd_rl.experiment import destination
     from mtkd_rl.student import name_of
@@ -53,7 +51,6 @@ def _mtkd_rl(run: PlannedRun) -> str:
 
 
 def _mlkd(run: PlannedRun) -> str:
-    from common.command_line import settings_from
     from mlkd import train, train_teacher
 
     if run.command[0] == "train_teacher.py":
